@@ -1,0 +1,24 @@
+# Needs Python 3.11 or newer and make; everything else goes into .venv.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test lint format
+
+demo: $(VENV)/.installed  ## Walk the whole way on made-up recordings
+	$(BIN)/xseg demo demo
+
+test: $(VENV)/.installed  ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed
+	$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .
+
+format: $(VENV)/.installed
+	$(BIN)/python -m ruff check --fix . && $(BIN)/python -m ruff format .
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "xseg needs Python 3.11 or newer: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@

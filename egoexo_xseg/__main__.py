@@ -1,0 +1,3 @@
+from egoexo_xseg.cli.app import main
+
+main()

@@ -1,0 +1,117 @@
+"""Coded and dense masks: COCO run lengths, and the grid on which the benchmark scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Int64
+from pycocotools import mask as coco
+
+from egoexo_xseg.errors import MaskError
+
+LONG_SIDE = 480
+"""The scorer shrinks every ground-truth mask so that its longest side has this many pixels."""
+
+MAX_SIDE = 1 << 14
+"""No camera of the benchmark comes near; a larger claim is refused before anything is allocated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rle:
+    """A binary mask of `hw` = (height, width) as COCO compressed run lengths (column-major, ascii)."""
+
+    hw: tuple[int, int]
+    counts: str
+
+    def to_json(self) -> dict[str, object]:
+        return {"size": list(self.hw), "counts": self.counts}
+
+    @classmethod
+    def from_json(cls, value: object) -> Rle:
+        """Read `{"size": [height, width], "counts": "..."}`; the run lengths are checked by `rle_to_runs`."""
+        if not isinstance(value, dict):
+            raise MaskError(f"a mask must be an object with size and counts, found {_shown(value)}")
+        size, counts = value.get("size"), value.get("counts")
+        if not (isinstance(size, (list, tuple)) and len(size) == 2 and all(type(side) is int for side in size)):
+            raise MaskError(f"a mask's size must be [height, width], found {_shown(size)}")
+        if not all(1 <= side <= MAX_SIDE for side in size):
+            raise MaskError(f"a mask's sides must be within 1 and {MAX_SIDE}, found {_shown(size)}")
+        if not isinstance(counts, str):
+            raise MaskError(f"a mask's counts must be a compressed run-length string, found {_shown(counts)}")
+        return cls((size[0], size[1]), counts)
+
+
+def rle_to_runs(rle: Rle) -> Int64[np.ndarray, " R"]:
+    """Lengths of the runs in column-major order, beginning with background; checked to fill the image exactly.
+
+    pycocotools trusts its input (a short string yields uninitialised memory), so nothing is decoded unchecked.
+    """
+    height, width = rle.hw
+    try:
+        codes = np.frombuffer(rle.counts.encode("ascii"), np.uint8).astype(np.int64) - 48
+    except UnicodeEncodeError:
+        raise MaskError("a mask's counts must be ascii") from None
+    if not codes.size or codes.min() < 0 or codes.max() > 63 or codes[-1] & 0x20:
+        raise MaskError("a mask's counts are not a compressed run-length string")
+    # Each number is a little-endian chain of five-bit digits; 0x20 says that more follow, 0x10 in the last is the sign.
+    ends = np.flatnonzero(codes & 0x20 == 0)
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    digit = np.arange(codes.size) - np.repeat(starts, ends - starts + 1)
+    if digit.max() > 6:
+        raise MaskError("a mask's counts hold a number that no image can have")
+    values = np.add.reduceat((codes & 0x1F) << (5 * digit), starts)
+    values -= np.where(codes[ends] & 0x10, np.int64(1) << (5 * (digit[ends] + 1)), 0)
+    # From the fourth run on, each is stored as the difference to the one two before.
+    values[1::2] = np.cumsum(values[1::2])
+    values[2::2] = np.cumsum(values[2::2])
+    if values.min() < 0 or values.max() > height * width or values.sum() != height * width:
+        raise MaskError(f"a mask's runs do not fill its {height}x{width} pixels")
+    return values
+
+
+def runs_to_rle(runs: Int64[np.ndarray, " R"], hw: tuple[int, int]) -> Rle:
+    """The inverse of `rle_to_runs`."""
+    coded = coco.frPyObjects({"size": list(hw), "counts": np.asarray(runs).tolist()}, *hw)
+    return Rle(hw, coded["counts"].decode("ascii"))
+
+
+def rle_to_mask(rle: Rle) -> Bool[np.ndarray, "H W"]:
+    """The dense mask, after its run lengths were checked."""
+    rle_to_runs(rle)
+    return coco.decode({"size": list(rle.hw), "counts": rle.counts.encode("ascii")}).view(bool)
+
+
+def mask_to_rle(mask: Bool[np.ndarray, "H W"]) -> Rle:
+    coded = coco.encode(np.asfortranarray(mask, dtype=np.uint8))
+    return Rle((mask.shape[0], mask.shape[1]), coded["counts"].decode("ascii"))
+
+
+def rle_area(rle: Rle) -> int:
+    """Foreground pixels."""
+    return int(rle_to_runs(rle)[1::2].sum())
+
+
+def scored_hw(hw: tuple[int, int]) -> tuple[int, int]:
+    """The size that the scorer demands of a prediction, given the target's original (height, width).
+
+    Written with the official evaluator's own float expression: 1520x2704 gives 269x480, and 1404x2496 gives 270x479.
+    """
+    ratio = 1.0 / max(hw) * LONG_SIDE
+    return int(hw[0] * ratio), int(hw[1] * ratio)
+
+
+def nearest_indices(source: int, size: int) -> Int64[np.ndarray, " size"]:
+    """The source pixel of each of `size` pixels: OpenCV's INTER_NEAREST, without its floating point."""
+    return np.arange(size, dtype=np.int64) * source // size
+
+
+def resize_nearest(mask: Bool[np.ndarray, "H W"], hw: tuple[int, int]) -> Bool[np.ndarray, "h w"]:
+    """The scorer's resize of ground truth."""
+    rows, columns = nearest_indices(mask.shape[0], hw[0]), nearest_indices(mask.shape[1], hw[1])
+    return mask[rows[:, None], columns]
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

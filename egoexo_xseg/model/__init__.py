@@ -1,0 +1,1 @@
+"""The segmentation model and its checkpoints."""
