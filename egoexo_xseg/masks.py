@@ -78,8 +78,10 @@ def runs_to_rle(runs: Int64[np.ndarray, " R"], hw: tuple[int, int]) -> Rle:
 
 def rle_to_mask(rle: Rle) -> Bool[np.ndarray, "H W"]:
     """The dense mask, after its run lengths were checked."""
-    rle_to_runs(rle)
-    return coco.decode({"size": list(rle.hw), "counts": rle.counts.encode("ascii")}).view(bool)
+    runs = rle_to_runs(rle)
+    height, width = rle.hw
+    foreground = np.arange(runs.size) % 2 == 1
+    return np.repeat(foreground, runs).reshape(width, height).T  # column-major, like the runs
 
 
 def mask_to_rle(mask: Bool[np.ndarray, "H W"]) -> Rle:
