@@ -135,6 +135,11 @@ class Prediction:
 
 def _probability(row: dict[str, object], key: str, default: float | None = None) -> float:
     value = row.get(key, default)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or not 0 <= value <= 1:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or not math.isfinite(value)
+        or not 0 <= value <= 1
+    ):
         raise PredictionError(f"{key} must be a number within 0 and 1, found {value!r}")
     return float(value)
