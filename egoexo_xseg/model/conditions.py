@@ -1,0 +1,59 @@
+"""What tells an object apart: features pooled under its query mask, fused with what its caption became."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+
+def pool_regions(
+    tokens: Float[Tensor, "B T D"], masks: Bool[Tensor, "B K H W"], grid: tuple[int, int]
+) -> Float[Tensor, "B K D"]:
+    """Mean image feature over all pixels of each mask, the token grid read bilinearly at each pixel.
+
+    The released code averages 256 random pixels per mask, unseeded; this is the exact expectation of that average, a
+    fixed linear map of the mask, hence deterministic. Its coordinates are kept, since the weights grew up with them:
+    pixel (y, x) reads the grid at (y/H * (h-1), x/W * (w-1)). An empty mask reads the mean over the whole image,
+    which prefers no place (the released code reads the top left corner).
+    """
+    height, width = masks.shape[-2:]
+    rows, columns = _hat_weights(height, grid[0], tokens.device), _hat_weights(width, grid[1], tokens.device)
+    area = masks.sum((-2, -1))  # (B, K)
+    whole = masks | (area == 0)[..., None, None]
+    weights = torch.einsum("bkyx,yh,xw->bkhw", whole.float(), rows, columns).flatten(2)  # (B, K, T)
+    weights = weights / weights.sum(-1, keepdim=True)
+    return (weights @ tokens.float()).to(tokens.dtype)  # (B, K, D)
+
+
+def _hat_weights(size: int, cells: int, device: torch.device) -> Float[Tensor, "size cells"]:
+    """How much of each of `cells` values a bilinear read at each of `size` pixels takes; rows sum to 1."""
+    place = torch.arange(size, device=device, dtype=torch.float32) / size * (cells - 1)
+    return (1 - (place[:, None] - torch.arange(cells, device=device)).abs()).clamp(min=0)  # (size, cells)
+
+
+class ConditionFusion(nn.Module):
+    """MCFuse as released: each object's condition, mixed with one attention read-out that all objects share.
+
+    fused_i = k v_i + (1 - k) c, where c attends from the record's caption vector over its objects' conditions v. The
+    released layout makes the objects the sequence, so c is the same row for all objects of a record: it shifts every
+    object's logits alike, and with one object it does not depend on the caption at all. The weights were trained so;
+    changing it needs training.
+    """
+
+    def __init__(self, hidden_dim: int) -> None:
+        super().__init__()
+        self.k = nn.Parameter(torch.tensor(0.5))
+        self.multihead_attn = nn.MultiheadAttention(hidden_dim, 1, batch_first=True)
+
+    def forward(
+        self,
+        objects: Float[Tensor, "B K C"],
+        caption: Float[Tensor, "B C"],
+        present: Bool[Tensor, "B K"],
+    ) -> Float[Tensor, "B K C"]:
+        """Fuse; rows where `present` is false are padding, neither read nor meaningful afterwards."""
+        shared, _ = self.multihead_attn(
+            caption[:, None], objects, objects, key_padding_mask=~present, need_weights=False
+        )  # (B, 1, C)
+        return self.k * objects + (1 - self.k) * shared

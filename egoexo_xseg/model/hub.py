@@ -1,0 +1,58 @@
+"""Where models come from: a local folder, or a repository of the Hugging Face Hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from egoexo_xseg.errors import CheckpointError
+from egoexo_xseg.records import Direction
+
+RELEASED = {
+    Direction.EGO_EXO: "wangzeze/ObjectRelator-Ego2Exo-Full",
+    Direction.EXO_EGO: "wangzeze/ObjectRelator-Exo2Ego-Full",
+}
+
+REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+# Weights as safetensors only: nothing downloaded is ever unpickled.
+WANTED = ("*.safetensors", "*.safetensors.index.json", "config.json", "tokenizer.json", "vocab.json", "merges.txt")
+WANTED += ("added_tokens.json",)
+
+
+def default_model(direction: Direction) -> str:
+    """The released checkpoint that was trained for this direction."""
+    return RELEASED[direction]
+
+
+def resolve_model(model: str | Path, revision: str | None = None) -> Path:
+    """The folder of a model given as a path or as `owner/name`, downloaded (6.4 GB) or taken from the cache."""
+    folder = Path(model)
+    if folder.is_dir():
+        return folder
+    if not REPOSITORY.fullmatch(str(model)):
+        raise CheckpointError("no such model folder", where=model, remedy="Give a folder, or a repository: owner/name")
+    return Path(_download(str(model), revision))
+
+
+def _download(repository: str, revision: str | None) -> str:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    try:
+        return snapshot_download(repository, revision=revision, allow_patterns=list(WANTED))
+    except GatedRepoError:
+        problem, remedy = "the repository is gated", "Ask for access on its page, then run `hf auth login`"
+    except RepositoryNotFoundError:
+        problem, remedy = "no such folder, and no such repository on the Hub", "Check the name"
+    except RevisionNotFoundError:
+        problem, remedy = f"the repository has no revision {revision!r}", "Check the name"
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+        problem, remedy = "the model cannot be downloaded and is not in the cache", "Check the connection"
+    raise CheckpointError(problem, where=repository, remedy=remedy)
