@@ -26,8 +26,6 @@ class SwinShape:
     drop_path_rate: float = 0.3  # last block's rate in training, rising linearly from 0 (Mask2Former's)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "depths", tuple(self.depths))
-        object.__setattr__(self, "num_heads", tuple(self.num_heads))
         if not len(self.depths) == len(self.num_heads) == 4:
             raise CheckpointError("swin needs four stages", where="config.json")
         for size in (self.embed_dim, self.window_size, self.patch_size, *self.depths, *self.num_heads):
@@ -94,7 +92,6 @@ class CrossViewConfig(PreTrainedConfig):
         if self.language is None:
             self.language = released_phi()
         super().__post_init__(**kwargs)
-        self.pixel_mean, self.pixel_std = tuple(self.pixel_mean), tuple(self.pixel_std)
         _check_size("image_size", self.image_size)
         if self.image_size % (8 * self.swin.patch_size):
             coarsest = 8 * self.swin.patch_size
@@ -115,7 +112,7 @@ class CrossViewConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """Read the saved form; transformers calls this for `from_pretrained`."""
-        values = dict(config_dict)
+        values = _with_tuples(config_dict)
         for name, shape in (("swin", SwinShape), ("projector", ProjectorShape), ("decoder", DecoderShape)):
             if isinstance(values.get(name), Mapping):
                 values[name] = _read_shape(shape, name, values[name])
@@ -184,7 +181,12 @@ def _read_shape(shape: type, name: str, values: Mapping[str, Any]) -> Any:
     unknown = sorted(set(values) - {entry.name for entry in fields(shape)})
     if unknown:
         raise CheckpointError(f"{name} has no {unknown[0]!r}", where="config.json")
-    return shape(**values)
+    return shape(**_with_tuples(values))
+
+
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON knows lists only."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def _check_size(name: str, size: object) -> None:

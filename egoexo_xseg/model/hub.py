@@ -39,7 +39,7 @@ def _download(repository: str, revision: str | None) -> str:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
+        HTTPError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -53,6 +53,6 @@ def _download(repository: str, revision: str | None) -> str:
         problem, remedy = "no such folder, and no such repository on the Hub", "Check the name"
     except RevisionNotFoundError:
         problem, remedy = f"the repository has no revision {revision!r}", "Check the name"
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError):
+    except (LocalEntryNotFoundError, HTTPError, OSError):
         problem, remedy = "the model cannot be downloaded and is not in the cache", "Check the connection"
     raise CheckpointError(problem, where=repository, remedy=remedy)
