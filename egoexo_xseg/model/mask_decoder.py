@@ -1,0 +1,193 @@
+"""From mask embeddings to masks: attention to memory, each proposal looking only where it last saw its mask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from egoexo_xseg.model.positions import sine_positions
+
+NUM_SCALES = 3
+"""Layers take turns in reading the three memory maps."""
+
+
+class Level(NamedTuple):
+    """What is proposed before or after a layer: masks, and how well each answers each condition."""
+
+    mask_logits: Float[Tensor, "B N h w"]
+    condition_logits: Float[Tensor, "B K N"]
+
+
+class Attention(nn.Module):
+    """Multi-head attention with the parameters of `nn.MultiheadAttention`, computed by torch's fused kernels."""
+
+    def __init__(self, hidden_dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * hidden_dim, hidden_dim))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * hidden_dim))
+        self.out_proj = nn.Linear(hidden_dim, hidden_dim)
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.xavier_uniform_(self.out_proj.weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(
+        self,
+        q: Float[Tensor, "B N C"],
+        k: Float[Tensor, "B T C"],
+        v: Float[Tensor, "B T C"],
+        attended: Bool[Tensor, "B 1 N T"] | None = None,
+    ) -> Float[Tensor, "B N C"]:
+        """`attended` tells what each query may look at; every query needs something."""
+        parts = zip((q, k, v), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True)
+        q, k, v = (self._split_heads(F.linear(x, weight, bias)) for x, weight, bias in parts)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=attended)  # (B, heads, N, d)
+        return self.out_proj(x.transpose(1, 2).flatten(2))  # (B, N, C)
+
+    def _split_heads(self, x: Float[Tensor, "B X C"]) -> Float[Tensor, "B heads X d"]:
+        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+
+
+class CrossAttentionLayer(nn.Module):
+    """Proposals read from a memory map."""
+
+    def __init__(self, hidden_dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.multihead_attn = Attention(hidden_dim, num_heads)
+        self.norm = nn.LayerNorm(hidden_dim)
+
+    def forward(
+        self,
+        x: Float[Tensor, "B N C"],
+        order: Float[Tensor, "N C"],
+        memory: tuple[Float[Tensor, "B T C"], Float[Tensor, "T C"]],
+        attended: Bool[Tensor, "B 1 N T"],
+    ) -> Float[Tensor, "B N C"]:
+        """`memory` is what is read, and where it lies."""
+        values, positions = memory
+        return self.norm(x + self.multihead_attn(x + order, values + positions, values, attended))
+
+
+class SelfAttentionLayer(nn.Module):
+    """Proposals read from each other."""
+
+    def __init__(self, hidden_dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.self_attn = Attention(hidden_dim, num_heads)
+        self.norm = nn.LayerNorm(hidden_dim)
+
+    def forward(self, x: Float[Tensor, "B N C"], order: Float[Tensor, "N C"]) -> Float[Tensor, "B N C"]:
+        return self.norm(x + self.self_attn(x + order, x + order, x))
+
+
+class FeedForwardLayer(nn.Module):
+    """Proposals think."""
+
+    def __init__(self, hidden_dim: int, feedforward_dim: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(hidden_dim, feedforward_dim)
+        self.linear2 = nn.Linear(feedforward_dim, hidden_dim)
+        self.norm = nn.LayerNorm(hidden_dim)
+        nn.init.xavier_uniform_(self.linear1.weight)
+        nn.init.xavier_uniform_(self.linear2.weight)
+
+    def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N C"]:
+        return self.norm(x + self.linear2(F.relu(self.linear1(x))))
+
+
+class Mlp(nn.Module):
+    """Linear layers with a ReLU between each two."""
+
+    def __init__(self, *widths: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+
+    def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N M"]:
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)
+
+
+class MaskDecoder(nn.Module):
+    """Mask embeddings to mask logits and condition logits, predicted anew before the first and after every layer."""
+
+    def __init__(
+        self,
+        hidden_dim: int,
+        mask_dim: int,
+        num_heads: int,
+        num_layers: int,
+        feedforward_dim: int,
+        num_queries: int,
+    ) -> None:
+        super().__init__()
+        layers = range(num_layers)
+        self.transformer_cross_attention_layers = nn.ModuleList(
+            CrossAttentionLayer(hidden_dim, num_heads) for _ in layers
+        )
+        self.transformer_self_attention_layers = nn.ModuleList(
+            SelfAttentionLayer(hidden_dim, num_heads) for _ in layers
+        )
+        self.transformer_ffn_layers = nn.ModuleList(FeedForwardLayer(hidden_dim, feedforward_dim) for _ in layers)
+        self.decoder_norm = nn.LayerNorm(hidden_dim)
+        self.query_embed = nn.Embedding(num_queries, hidden_dim)
+        self.level_embed = nn.Embedding(NUM_SCALES, hidden_dim)
+        self.mask_embed = Mlp(hidden_dim, hidden_dim, hidden_dim, mask_dim)
+        self.REGION_proj = Mlp(hidden_dim, hidden_dim, hidden_dim)
+
+    def forward(
+        self,
+        memory: tuple[Float[Tensor, "B C _ _"], ...],
+        mask_features: Float[Tensor, "B M h w"],
+        mask_embeddings: Float[Tensor, "B N C"],
+        condition_embeddings: Float[Tensor, "B K C"],
+    ) -> list[Level]:
+        """All levels, the final one last; each is needed to know where the next layer looks."""
+        sizes = [(scale.shape[2], scale.shape[3]) for scale in memory]
+        scales = self._remember(memory)
+        order, x = self.query_embed.weight, mask_embeddings  # (N, C), (B, N, C)
+        levels = [self.predict(x, mask_features, condition_embeddings)]
+        layers = zip(
+            self.transformer_cross_attention_layers,
+            self.transformer_self_attention_layers,
+            self.transformer_ffn_layers,
+            strict=True,
+        )
+        for depth, (read, confer, think) in enumerate(layers):
+            scale = depth % NUM_SCALES
+            attended = where_to_look(levels[-1].mask_logits, sizes[scale])
+            x = think(confer(read(x, order, scales[scale], attended), order))
+            levels.append(self.predict(x, mask_features, condition_embeddings))
+        return levels
+
+    def _remember(
+        self, memory: Sequence[Float[Tensor, "B C _ _"]]
+    ) -> list[tuple[Float[Tensor, "B _ C"], Float[Tensor, "_ C"]]]:
+        """Each map as (values, positions), one row per place."""
+        scales = []
+        for scale, own in zip(memory, self.level_embed.weight, strict=True):
+            positions = sine_positions((scale.shape[2], scale.shape[3]), scale.shape[1], scale.device)
+            scales.append((scale.flatten(2).transpose(1, 2) + own, positions.to(scale.dtype)))  # (B, T, C), (T, C)
+        return scales
+
+    def predict(
+        self, x: Float[Tensor, "B N C"], mask_features: Float[Tensor, "B M h w"], conditions: Float[Tensor, "B K C"]
+    ) -> Level:
+        """Masks and condition logits, both plain dot products."""
+        x = self.decoder_norm(x)
+        mask_logits = torch.einsum("bnm,bmhw->bnhw", self.mask_embed(x), mask_features)
+        return Level(mask_logits, conditions @ self.REGION_proj(x).transpose(1, 2))  # (B, N, h, w), (B, K, N)
+
+
+@torch.no_grad()
+def where_to_look(mask_logits: Float[Tensor, "B N H W"], hw: tuple[int, int]) -> Bool[Tensor, "B 1 N T"]:
+    """The places of a memory map inside each proposal's mask, or all of them where that would be none."""
+    likely = F.interpolate(mask_logits, size=hw, mode="bilinear", align_corners=False).sigmoid() >= 0.5
+    inside = likely.flatten(2)[:, None]  # (B, 1, N, T)
+    return inside | ~inside.any(-1, keepdim=True)

@@ -1,0 +1,243 @@
+"""From the image tower's maps to mask features and memory: multi-scale deformable attention in plain torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from egoexo_xseg.model.positions import sine_positions
+
+Sizes = Sequence[tuple[int, int]]
+"""(height, width) of each of S maps whose places lie one after the other, row by row: T places in all."""
+
+NUM_LEVELS = 3
+"""Strides 32, 16 and 8 exchange what they know; stride 4 only receives."""
+
+
+def sample_by_grid(
+    values: Float[Tensor, "B T heads d"],
+    sizes: Sizes,
+    places: Float[Tensor, "B L heads S P 2"],
+    weights: Float[Tensor, "B L heads S P"],
+) -> Float[Tensor, "B L heads*d"]:
+    """Weighted sum of bilinear samples, zero outside, through `grid_sample`, one map after the other.
+
+    `places` are (x, y) in pixels of their map, 0 the centre of the first. The same function as `sample_by_gather`.
+    """
+    B, _, heads, d = values.shape
+    _, L, _, _, P, _ = places.shape
+    total = values.new_zeros(B * heads, d, L)
+    start = 0
+    for level, (H, W) in enumerate(sizes):
+        level_map = values[:, start : start + H * W].permute(0, 2, 3, 1).reshape(B * heads, d, H, W)
+        start += H * W
+        grid = places[..., level, :, :].transpose(1, 2).reshape(B * heads, L, P, 2)
+        grid = (2 * grid + 1) / grid.new_tensor([W, H]) - 1  # pixels to -1..1 between the outer edges
+        # In bfloat16 the grid would not tell neighbours apart, and values must have the grid's type.
+        sampled = F.grid_sample(level_map.to(grid.dtype), grid, align_corners=False)  # (B*heads, d, L, P)
+        share = weights[..., level, :].transpose(1, 2).reshape(B * heads, 1, L, P)
+        total = total + (sampled * share).sum(-1).to(values.dtype)
+    return total.view(B, heads * d, L).transpose(1, 2)  # (B, L, heads*d)
+
+
+def sample_by_gather(
+    values: Float[Tensor, "B T heads d"],
+    sizes: Sizes,
+    places: Float[Tensor, "B L heads S P 2"],
+    weights: Float[Tensor, "B L heads S P"],
+) -> Float[Tensor, "B L heads*d"]:
+    """The same function as `sample_by_grid`, as one weighted gather over maps, points and their four neighbours.
+
+    On a CPU some four times faster.
+    """
+    B, T, heads, d = values.shape
+    L = places.shape[1]
+    height, width, start = _level_table(sizes, places.device)  # 3 x (S, 1, 1)
+    x, x_share = _neighbours(places[..., 0], width)  # (B, L, heads, S, P, 2)
+    y, y_share = _neighbours(places[..., 1], height)
+    cells = start[..., None] + y[..., :, None] * width[..., None] + x[..., None, :]  # (B, L, heads, S, P, 2, 2)
+    shares = weights[..., None, None] * y_share[..., :, None] * x_share[..., None, :]
+    # Rows of the values' table are ordered as they lie: image, place, head.
+    head = torch.arange(heads, device=places.device).view(heads, 1, 1, 1, 1)
+    image = torch.arange(B, device=places.device).view(B, 1, 1, 1, 1, 1, 1)
+    rows = (image * T + cells) * heads + head
+    gathered = F.embedding_bag(
+        rows.view(B * L * heads, -1),
+        values.reshape(B * T * heads, d),
+        per_sample_weights=shares.view(B * L * heads, -1).to(values.dtype),
+        mode="sum",
+    )
+    return gathered.view(B, L, heads * d)
+
+
+def _level_table(sizes: Sizes, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Height, width and first place of each map, ready to meet (S, points, neighbours)."""
+    starts = [sum(h * w for h, w in sizes[:level]) for level in range(len(sizes))]
+    columns = ([h for h, _ in sizes], [w for _, w in sizes], starts)
+    return tuple(torch.tensor(column, device=device)[:, None, None] for column in columns)
+
+
+def _neighbours(place: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    """The two cells that a place on an axis lies between, and each one's share, zero for cells outside."""
+    first = place.floor()
+    second_share = place - first
+    cells = torch.stack([first, first + 1], -1)  # (..., S, P, 2)
+    shares = torch.stack([1 - second_share, second_share], -1)
+    inside = (cells >= 0) & (cells < size)
+    return torch.where(inside, cells, 0).long(), torch.where(inside, shares, 0)
+
+
+class DeformableAttention(nn.Module):
+    """Each place attends to a few points, chosen by itself, around its own position on every map."""
+
+    def __init__(self, hidden_dim: int, num_heads: int, num_points: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.num_points = num_points
+        points = num_heads * NUM_LEVELS * num_points
+        self.sampling_offsets = nn.Linear(hidden_dim, 2 * points)
+        self.attention_weights = nn.Linear(hidden_dim, points)
+        self.value_proj = nn.Linear(hidden_dim, hidden_dim)
+        self.output_proj = nn.Linear(hidden_dim, hidden_dim)
+        self._reset()
+
+    def _reset(self) -> None:
+        """Deformable DETR's start: each head looks its own way, each point one pixel further, all alike in weight."""
+        angle = torch.arange(self.num_heads) * (2 * math.pi / self.num_heads)
+        way = torch.stack([angle.cos(), angle.sin()], -1)  # (heads, 2)
+        way = way / way.abs().amax(-1, keepdim=True)
+        reach = torch.arange(1, self.num_points + 1)[:, None]
+        offsets = (way[:, None, None] * reach).expand(-1, NUM_LEVELS, -1, -1)  # (heads, S, P, 2)
+        for linear in (self.sampling_offsets, self.attention_weights):
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(offsets.flatten())
+        for linear in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(
+        self, queries: Float[Tensor, "B T C"], x: Float[Tensor, "B T C"], sizes: Sizes
+    ) -> Float[Tensor, "B T C"]:
+        """`queries` are `x` with positions; they choose the points, `x` gives what is read there."""
+        B, T, _ = x.shape
+        values = self.value_proj(x).view(B, T, self.num_heads, -1)  # (B, T, heads, d)
+        offsets = self.sampling_offsets(queries).view(B, T, self.num_heads, NUM_LEVELS, self.num_points, 2)
+        weights = self.attention_weights(queries).view(B, T, self.num_heads, -1)
+        exact = torch.promote_types(x.dtype, torch.float32)  # bfloat16 has no room for places on a large map
+        weights = weights.to(exact).softmax(-1).view(offsets.shape[:-1])  # (B, T, heads, S, P)
+        places = own_places(sizes, exact, x.device)[:, None, :, None] + offsets  # (B, T, heads, S, P, 2)
+        sample = sample_by_gather if x.device.type == "cpu" else sample_by_grid
+        return self.output_proj(sample(values, sizes, places, weights))
+
+
+def own_places(sizes: Sizes, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "T S 2"]:
+    """Where each place of all maps lies on each map, as (x, y) in that map's pixels."""
+    centres = []
+    for H, W in sizes:
+        y = (torch.arange(H, dtype=dtype, device=device) + 0.5) / H
+        x = (torch.arange(W, dtype=dtype, device=device) + 0.5) / W
+        centres.append(torch.stack([x.expand(H, W), y[:, None].expand(H, W)], -1).flatten(0, 1))  # (H*W, 2)
+    wh = torch.tensor([[W, H] for H, W in sizes], dtype=dtype, device=device)
+    return torch.cat(centres)[:, None] * wh - 0.5  # (T, S, 2)
+
+
+class EncoderLayer(nn.Module):
+    """Deformable attention and an MLP, each followed by its norm."""
+
+    def __init__(self, hidden_dim: int, num_heads: int, feedforward_dim: int, num_points: int) -> None:
+        super().__init__()
+        self.self_attn = DeformableAttention(hidden_dim, num_heads, num_points)
+        self.norm1 = nn.LayerNorm(hidden_dim)
+        self.linear1 = nn.Linear(hidden_dim, feedforward_dim)
+        self.linear2 = nn.Linear(feedforward_dim, hidden_dim)
+        self.norm2 = nn.LayerNorm(hidden_dim)
+        nn.init.xavier_uniform_(self.linear1.weight)
+        nn.init.xavier_uniform_(self.linear2.weight)
+
+    def forward(
+        self, x: Float[Tensor, "B T C"], positions: Float[Tensor, "T C"], sizes: Sizes
+    ) -> Float[Tensor, "B T C"]:
+        x = self.norm1(x + self.self_attn(x + positions, x, sizes))
+        return self.norm2(x + self.linear2(F.relu(self.linear1(x))))
+
+
+class Encoder(nn.Module):
+    """The layers, one after the other."""
+
+    def __init__(self, num_layers: int, hidden_dim: int, num_heads: int, feedforward_dim: int, num_points: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            EncoderLayer(hidden_dim, num_heads, feedforward_dim, num_points) for _ in range(num_layers)
+        )
+
+
+class DeformableTransformer(nn.Module):
+    """Lets every place of the maps read from all of them."""
+
+    def __init__(self, encoder: Encoder, hidden_dim: int) -> None:
+        super().__init__()
+        self.level_embed = nn.Parameter(torch.randn(NUM_LEVELS, hidden_dim))
+        self.encoder = encoder
+
+    def forward(self, maps: Sequence[Float[Tensor, "B C _ _"]]) -> tuple[Float[Tensor, "B C _ _"], ...]:
+        C = maps[0].shape[1]
+        sizes = [(level.shape[2], level.shape[3]) for level in maps]
+        x = torch.cat([level.flatten(2).transpose(1, 2) for level in maps], 1)  # (B, T, C)
+        codes = [sine_positions(hw, C, x.device).to(x.dtype) for hw in sizes]
+        positions = torch.cat([code + own for code, own in zip(codes, self.level_embed, strict=True)])  # (T, C)
+        for layer in self.encoder.layers:
+            x = layer(x, positions, sizes)
+        parts = x.split([H * W for H, W in sizes], 1)
+        return tuple(part.transpose(1, 2).unflatten(2, hw) for part, hw in zip(parts, sizes, strict=True))
+
+
+class PixelDecoder(nn.Module):
+    """Four maps of the image tower to mask features at stride 4 and the mask decoder's memory, coarsest first."""
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        hidden_dim: int,
+        mask_dim: int,
+        num_heads: int,
+        num_layers: int,
+        feedforward_dim: int,
+        num_points: int = 4,
+    ) -> None:
+        super().__init__()
+        finest, *coarser = in_channels
+        self.input_proj = nn.ModuleList(
+            nn.Sequential(_convolution(channels, hidden_dim, 1), nn.GroupNorm(32, hidden_dim))
+            for channels in reversed(coarser)
+        )
+        encoder = Encoder(num_layers, hidden_dim, num_heads, feedforward_dim, num_points)
+        self.transformer = DeformableTransformer(encoder, hidden_dim)
+        # The ReLU after the lateral projection is the released code's own; Mask2Former has none there.
+        self.adapter_1 = nn.Sequential(_convolution(finest, hidden_dim, 1), nn.GroupNorm(32, hidden_dim), nn.ReLU())
+        self.layer_1 = nn.Sequential(_convolution(hidden_dim, hidden_dim, 3), nn.GroupNorm(32, hidden_dim), nn.ReLU())
+        self.mask_features = _convolution(hidden_dim, mask_dim, 1)
+
+    def forward(
+        self, features: tuple[Float[Tensor, "B _ _ _"], ...]
+    ) -> tuple[Float[Tensor, "B M h w"], tuple[Float[Tensor, "B C _ _"], ...]]:
+        """Mask features, and memory at strides 32, 16 and 8."""
+        finest, *coarser = features
+        projected = [project(x) for project, x in zip(self.input_proj, reversed(coarser), strict=True)]
+        memory = self.transformer(projected)  # 3 x (B, C, h_s, w_s)
+        lateral = self.adapter_1(finest)  # (B, C, h, w)
+        coarse = F.interpolate(memory[-1], size=lateral.shape[-2:], mode="bilinear", align_corners=False)
+        return self.mask_features(self.layer_1(lateral + coarse)), memory
+
+
+def _convolution(in_channels: int, out_channels: int, size: int) -> nn.Conv2d:
+    convolution = nn.Conv2d(in_channels, out_channels, size, padding=size // 2)
+    nn.init.xavier_uniform_(convolution.weight)
+    nn.init.zeros_(convolution.bias)
+    return convolution

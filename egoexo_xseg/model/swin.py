@@ -1,0 +1,229 @@
+"""Swin, the image tower, as Mask2Former trained it: its parameter names and its padding, so that its weights fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+BLOCKED = -100.0
+"""Added to the scores between the two sides of a shifted map's seam; finite, as the weights met it in training."""
+
+
+def split_windows(x: Float[Tensor, "B H W C"], window: int) -> Float[Tensor, "BM A C"]:
+    """Cut a map, whose sides are multiples of `window`, into M windows of A = window * window places."""
+    B, H, W, C = x.shape
+    x = x.view(B, H // window, window, W // window, window, C).transpose(2, 3)
+    return x.reshape(-1, window * window, C)  # (B*M, A, C)
+
+
+def join_windows(x: Float[Tensor, "BM A C"], window: int, hw: tuple[int, int]) -> Float[Tensor, "B H W C"]:
+    """The inverse of `split_windows` for a map of size `hw`."""
+    H, W = hw
+    x = x.view(-1, H // window, W // window, window, window, x.shape[-1]).transpose(2, 3)
+    return x.reshape(-1, H, W, x.shape[-1])  # (B, H, W, C)
+
+
+# Tables that follow from sizes alone are no buffers: they are in no checkpoint, and a model may be made on the meta
+# device. Made once per size, outside inference mode, so that training can use what prediction left behind.
+@lru_cache(maxsize=8)
+def position_index(window: int, device: torch.device) -> Int[Tensor, "A A"]:
+    """For each pair of places in a window, the row of the bias table that belongs to their offset."""
+    with torch.inference_mode(False):
+        side = torch.arange(window, device=device)
+        places = torch.cartesian_prod(side, side)  # (A, 2)
+        offset = places[:, None] - places[None] + window - 1  # (A, A, 2)
+        return offset[..., 0] * (2 * window - 1) + offset[..., 1]
+
+
+@lru_cache(maxsize=32)
+def shift_mask(hw: tuple[int, int], window: int, device: torch.device) -> Float[Tensor, "M A A"]:
+    """What keeps apart, within a window, places that only the cyclic shift of a map of size `hw` made neighbours."""
+    with torch.inference_mode(False):
+        zone = torch.zeros(1, *hw, 1, device=device)
+        for axis, weight in ((1, 3), (2, 1)):
+            size = hw[axis - 1]
+            zone.narrow(axis, size - window, window).add_(weight)
+            zone.narrow(axis, size - window // 2, window // 2).add_(weight)
+        zones = split_windows(zone, window)[..., 0]  # (M, A)
+        return (zones[:, :, None] != zones[:, None, :]).float() * BLOCKED  # (M, A, A)
+
+
+class WindowAttention(nn.Module):
+    """Self-attention among the places of each window, biased by their offsets."""
+
+    def __init__(self, width: int, num_heads: int, window_size: int) -> None:
+        super().__init__()
+        self.window_size = window_size
+        self.num_heads = num_heads
+        self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window_size - 1) ** 2, num_heads))
+        self.qkv = nn.Linear(width, 3 * width)
+        self.proj = nn.Linear(width, width)
+        nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
+
+    def bias(self) -> Float[Tensor, "heads A A"]:
+        index = position_index(self.window_size, self.relative_position_bias_table.device)
+        return self.relative_position_bias_table[index].permute(2, 0, 1)  # (heads, A, A)
+
+    def forward(self, x: Float[Tensor, "BM A C"], mask: Float[Tensor, "M A A"] | None) -> Float[Tensor, "BM A C"]:
+        """Attend; `mask` is that of a shifted map, the same for every image."""
+        BM, A, C = x.shape
+        bias = self.bias()
+        if mask is None:
+            windows, bias = 1, bias[None]  # (1, heads, A, A)
+        else:
+            # Windows become heads, so that one mask serves all images of a batch without being repeated.
+            windows = len(mask)
+            bias = (bias + mask[:, None].to(bias.dtype)).flatten(0, 1)[None]  # (1, M*heads, A, A)
+        qkv = self.qkv(x).view(BM // windows, windows, A, 3, self.num_heads, -1)
+        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)  # 3 x (B, M*heads, A, C/heads)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
+        x = x.unflatten(1, (windows, self.num_heads)).transpose(2, 3).reshape(BM, A, C)
+        return self.proj(x)
+
+
+class Mlp(nn.Module):
+    """Two layers with an exact GELU between."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, 4 * width)
+        self.fc2 = nn.Linear(4 * width, width)
+
+    def forward(self, x: Float[Tensor, "*rows C"]) -> Float[Tensor, "*rows C"]:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Block(nn.Module):
+    """Windowed attention, on a map shifted by half a window if `shifted`, and an MLP."""
+
+    def __init__(self, width: int, num_heads: int, window_size: int, shifted: bool, drop_path_rate: float) -> None:
+        super().__init__()
+        self.window_size = window_size
+        self.shift = window_size // 2 if shifted else 0
+        self.drop_path_rate = drop_path_rate
+        self.norm1 = nn.LayerNorm(width)
+        self.attn = WindowAttention(width, num_heads, window_size)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = Mlp(width)
+
+    def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
+        x = x + self.drop_path(self.attend(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def attend(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
+        """Zeros fill the last windows, and are attended to like anything else: the released weights know them."""
+        _, H, W, _ = x.shape
+        window, shift = self.window_size, self.shift
+        x = F.pad(x, (0, 0, 0, -W % window, 0, -H % window))
+        hw = (x.shape[1], x.shape[2])
+        if shift:
+            x = x.roll((-shift, -shift), (1, 2))
+        mask = shift_mask(hw, window, x.device) if shift else None
+        x = join_windows(self.attn(split_windows(x, window), mask), window, hw)
+        if shift:
+            x = x.roll((shift, shift), (1, 2))
+        return x[:, :H, :W]
+
+    def drop_path(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
+        """Stochastic depth: in training, a branch is left out for some images and scaled up for the others."""
+        if not self.training or self.drop_path_rate == 0:
+            return x
+        keep = 1 - self.drop_path_rate
+        return x * x.new_empty(len(x), 1, 1, 1).bernoulli_(keep).div_(keep)
+
+
+class PatchMerging(nn.Module):
+    """Halve the map and double its width."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * width)
+        self.reduction = nn.Linear(4 * width, 2 * width, bias=False)
+
+    def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B h w 2*C"]:
+        _, H, W, _ = x.shape
+        x = F.pad(x, (0, 0, 0, W % 2, 0, H % 2))
+        quarters = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]  # column by column, as released
+        return self.reduction(self.norm(torch.cat(quarters, -1)))
+
+
+class Stage(nn.Module):
+    """Blocks of one width, every second one shifted; all stages but the last end by merging patches."""
+
+    def __init__(
+        self, width: int, num_heads: int, window_size: int, drop_path_rates: Sequence[float], last: bool
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            Block(width, num_heads, window_size, shifted=index % 2 == 1, drop_path_rate=rate)
+            for index, rate in enumerate(drop_path_rates)
+        )
+        self.downsample = None if last else PatchMerging(width)
+
+    def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class PatchEmbedding(nn.Module):
+    """Cut the image into patches, zeros filling the last ones, and embed each."""
+
+    def __init__(self, width: int, patch_size: int) -> None:
+        super().__init__()
+        self.patch_size = patch_size
+        self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B h w C"]:
+        _, _, H, W = images.shape
+        images = F.pad(images, (0, -W % self.patch_size, 0, -H % self.patch_size))
+        return self.norm(self.proj(images).permute(0, 2, 3, 1))  # (B, h, w, C)
+
+
+class Swin(nn.Module):
+    """Images to four feature maps.
+
+    Window and shift are never reduced for small maps and padded places are never masked: as the released weights
+    were trained, and unlike other Swins.
+    """
+
+    def __init__(
+        self,
+        embed_dim: int,
+        depths: Sequence[int],
+        num_heads: Sequence[int],
+        window_size: int,
+        patch_size: int = 4,
+        drop_path_rate: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.patch_embed = PatchEmbedding(embed_dim, patch_size)
+        total, last = sum(depths), len(depths) - 1
+        rates = iter([drop_path_rate * index / max(total - 1, 1) for index in range(total)])  # rising linearly from 0
+        self.layers = nn.ModuleList(
+            Stage(embed_dim * 2**stage, heads, window_size, [next(rates) for _ in range(depth)], last=stage == last)
+            for stage, (depth, heads) in enumerate(zip(depths, num_heads, strict=True))
+        )
+        for stage in range(len(depths)):
+            self.add_module(f"norm{stage}", nn.LayerNorm(embed_dim * 2**stage))
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, images: Float[Tensor, "B 3 H W"]) -> tuple[Float[Tensor, "B _ _ _"], ...]:
+        """Maps res2 to res5: strides patch * 1, 2, 4, 8, each through a norm of its own."""
+        x = self.patch_embed(images)  # (B, H, W, C)
+        maps = []
+        for stage, layer in enumerate(self.layers):
+            x = layer(x)
+            maps.append(self.get_submodule(f"norm{stage}")(x).permute(0, 3, 1, 2))  # (B, C, H, W)
+            x = x if layer.downsample is None else layer.downsample(x)
+        return tuple(maps)
