@@ -1,3 +1,3 @@
-from egoexo_xseg.cli.app import main
+from egoexo_xseg.cli import cli
 
-main()
+cli(prog_name="xseg")

@@ -1,0 +1,114 @@
+"""The `xseg` command: one group, the options that commands share, and the one place that prints errors."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from egoexo_xseg import __version__
+from egoexo_xseg.errors import XsegError
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+FILE = click.Path(dir_okay=False, path_type=Path)
+EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+EXISTING_PATH = click.Path(exists=True, path_type=Path)
+DIRECTIONS = click.Choice(["ego2exo", "exo2ego"])
+
+
+class Street(click.Group):
+    """A group whose errors are one line on standard error and exit code 1."""
+
+    def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
+        if not standalone_mode:
+            return super().main(*args, standalone_mode=False, **kwargs)
+        try:
+            sys.exit(super().main(*args, standalone_mode=False, **kwargs) or 0)
+        except XsegError as fault:
+            fail(str(fault))
+        except click.UsageError as fault:
+            command = fault.ctx.command_path if fault.ctx else "xseg"
+            fail(f"{fault.format_message().rstrip('.')}. See {command} --help.")
+        except click.ClickException as fault:
+            fail(fault.format_message())
+        except (click.Abort, KeyboardInterrupt):
+            fail("Interrupted. The same command continues where it stopped.", code=130)
+        except OSError as fault:
+            fail(f"{fault.filename}: {fault.strerror}" if fault.filename else str(fault))
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of the pipeline, not of the alphabet."""
+        return list(self.commands)
+
+
+def fail(line: str, code: int = 1) -> None:
+    click.echo(f"Error: {' '.join(line.split())}", err=True)
+    sys.exit(code)
+
+
+def example(*lines: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Append an example to a command's help."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        command.__doc__ = f"{command.__doc__ or ''}\n\n\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+        return command
+
+    return decorate
+
+
+def split_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--split", metavar="NAME", help="Only the takes of this split (train, val, test, ...).")(command)
+
+
+def takes_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--takes", multiple=True, metavar="UID", help="Only this take, by uid or name; may be given several times."
+    )(command)
+
+
+def workers_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--workers", type=click.IntRange(1), metavar="N", help="Processes to use (default: all processors)."
+    )(command)
+
+
+def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
+    """Print a table on standard output: the first column to the left, figures to the right."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    drawn = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        drawn.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
+    for row in rows:
+        drawn.add_row(*(str(cell) for cell in row))
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=200)
+    console.print(drawn)
+
+
+@click.group(cls=Street, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="xseg")
+@click.option("-v", "--verbose", is_flag=True, help="Say what is being done, on standard error.")
+def cli(verbose: bool) -> None:
+    """Find the objects of one camera's view in another's.
+
+    xseg takes masks of objects in one view of a synchronized recording (egocentric or exocentric) and finds the same
+    objects in the other view: a mask for each, and whether it is visible there at all. It reads Ego-Exo4D's
+    annotations and writes what the object correspondence challenge expects.
+
+    \b
+    Start with:
+      xseg demo
+    """
+    if verbose:
+        logging.basicConfig(format="%(message)s", stream=sys.stderr)
+        logging.getLogger("egoexo_xseg").setLevel(logging.INFO)
+

@@ -1,0 +1,98 @@
+"""The street: help for everything, one line for every mistake, nothing heavy on the way."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from egoexo_xseg import __version__
+from egoexo_xseg.cli import cli
+
+COMMANDS = sorted(cli.commands)
+
+
+def run(*args: object):
+    return CliRunner().invoke(cli, [str(arg) for arg in args], prog_name="xseg")
+
+
+def error(*args: object) -> str:
+    """The one line that a user reads after a mistake."""
+    result = run(*args)
+    assert result.exit_code == 1, result.output
+    assert result.stdout == "" and result.stderr.count("\n") == 1 and result.stderr.startswith("Error: ")
+    return result.stderr.removeprefix("Error: ").rstrip("\n")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_has_a_working_example(name):
+    result = run(name, "--help")
+    assert result.exit_code == 0
+    lines = result.output.split("Example:\n")[1].split("\n\n")[0].splitlines()
+    for line in lines:
+        program, command, *args = line.split()
+        assert (program, command) == ("xseg", name)
+        known = {option for param in cli.commands[name].params for option in param.opts}
+        assert {arg for arg in args if arg.startswith("-")} <= known
+
+
+def test_group_help_lists_every_command_with_a_sentence():
+    output = run("--help").output
+    for name in COMMANDS:
+        assert f"  {name} " in output and cli.commands[name].get_short_help_str().endswith((".", "..."))
+
+
+def test_version():
+    assert run("--version").output == f"xseg, version {__version__}\n"
+
+
+def test_every_option_is_explained():
+    for name, command in cli.commands.items():
+        for param in command.params:
+            assert not isinstance(param, click.Option) or param.help, f"{name} {param.opts}"
+
+
+def test_unknown_command():
+    assert error("predicted") == "No such command 'predicted'. Did you mean 'predict'?. See xseg --help." or error(
+        "predicted"
+    ).startswith("No such command 'predicted'")
+
+
+def test_unknown_option():
+    assert error("sample", "RAW", "--size", "9").startswith("No such option '--size'")
+
+
+def test_missing_folder(tmp_path):
+    assert error("prepare", tmp_path / "nowhere", tmp_path / "data") == (
+        f"Invalid value for 'RAW': Directory '{tmp_path / 'nowhere'}' does not exist. See xseg prepare --help."
+    )
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys\n"
+        "from egoexo_xseg.cli import cli\n"
+        "try: cli(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'cv2', 'av', 'scipy', 'PIL', 'huggingface_hub', 'rich'}\n"
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+LIGHT = [
+    "errors", "masks", "records", "world", "data.lzstring", "data.annotations", "data.pairs", "data.captions",
+    "data.metrics", "data.submission", "jobs.sample", "jobs.prepare", "jobs.evaluate", "jobs.pack", "jobs.validate",
+    "jobs.show",
+]  # fmt: skip
+
+
+def test_light_modules_import_no_torch():
+    names = ", ".join(f"egoexo_xseg.{name}" for name in LIGHT)
+    code = f"import sys, {names}\nsys.exit('torch came along' if 'torch' in sys.modules else 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,86 @@
+"""Imports run downwards only: cli > jobs > data > model > world > words, and in order within each floor."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[1] / "egoexo_xseg"
+
+# From the ground up. A file imports only from rows above its own in this list (below it in the house).
+FLOORS = """
+errors progress
+masks
+records
+world.*
+model.*
+data.*
+jobs.*
+cli.app
+cli.data cli.model cli.scores
+cli __main__
+""".split("\n")
+
+
+def modules() -> dict[str, Path]:
+    names = {}
+    for path in PACKAGE.rglob("*.py"):
+        parts = path.relative_to(PACKAGE).with_suffix("").parts
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return names
+
+
+def rank(module: str) -> int | None:
+    """The highest row that names the module; the package's own `__init__`s of folders hold no imports."""
+    for index, row in enumerate(FLOORS):
+        for pattern in row.split():
+            if module == pattern or (pattern.endswith(".*") and module.startswith(pattern[:-1])):
+                return index
+    return None
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of the package that a file imports, at its top or inside its functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("egoexo_xseg"):
+            base = node.module.removeprefix("egoexo_xseg").lstrip(".")
+            for alias in node.names:
+                child = f"{base}.{alias.name}".lstrip(".")
+                found.add(child if child in MODULES else base)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.removeprefix("egoexo_xseg.") for alias in node.names if "egoexo_xseg" in alias.name}
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path}: imports are absolute"
+    return found - {""}
+
+
+MODULES = modules()
+
+
+def test_every_file_stands_on_a_floor():
+    homeless = [name for name in MODULES if name and "." in name and rank(name) is None]
+    assert not homeless
+
+
+def test_imports_run_downwards():
+    upward = [
+        f"{module} imports {imported}"
+        for module, path in MODULES.items()
+        for imported in imports(path)
+        if rank(module) is not None and rank(imported) is not None and rank(imported) >= rank(module)
+    ]
+    assert not upward
+
+
+def test_data_touches_the_model_in_one_room():
+    touching = {
+        module
+        for module, path in MODULES.items()
+        if module.startswith("data.") and any(name.startswith("model") for name in imports(path))
+    }
+    assert touching == {"data.dataset"}
+
+
+def test_rooms_stay_readable():
+    long = {module: lines for module, path in MODULES.items() if (lines := path.read_text("utf-8").count("\n")) > 350}
+    assert not long
