@@ -17,14 +17,14 @@ def sample_regions(tokens, grid, points):
 
 
 def full_size_scores(mask_logits, condition_logits, fit, hw):
-    """Masks (N, H, W) and scores (K, N), each mask's certainty taken at the record's full size."""
+    """Logits (N, H, W) and scores (K, N), each mask's certainty taken at the record's full size."""
     side = (fit.side, fit.side)
     square = F.interpolate(mask_logits[None], side, mode="bilinear", align_corners=False)
     image = square[..., : fit.fitted_hw[0], : fit.fitted_hw[1]]
     logits = F.interpolate(image, hw, mode="bilinear", align_corners=False)[0]
     masks = logits > 0
     certainty = (logits.sigmoid() * masks).flatten(1).sum(1) / (masks.flatten(1).sum(1) + 1e-6)
-    return masks, condition_logits.sigmoid() * certainty
+    return logits, condition_logits.sigmoid() * certainty
 
 
 def pick_greedily(scores):

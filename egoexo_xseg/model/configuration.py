@@ -116,6 +116,9 @@ class CrossViewConfig(PreTrainedConfig):
         for name, shape in (("swin", SwinShape), ("projector", ProjectorShape), ("decoder", DecoderShape)):
             if isinstance(values.get(name), Mapping):
                 values[name] = _read_shape(shape, name, values[name])
+        if isinstance(values.get("language"), Mapping):
+            values["language"] = PhiConfig.from_dict(dict(values["language"]))
+        values.pop("model_type", None)  # the class knows
         return super().from_dict(values, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,0 +1,228 @@
+"""Checkpoint folders: strict loading of ours and of the released ones, and saving."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import pickle
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from huggingface_hub import save_torch_state_dict
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers.initialization import no_init_weights
+
+from egoexo_xseg.errors import CheckpointError, XsegError
+from egoexo_xseg.model.configuration import CrossViewConfig
+from egoexo_xseg.model.prompts import PromptBuilder, byte_tokenizer
+from egoexo_xseg.model.released import from_released, is_dead
+from egoexo_xseg.model.segmenter import CrossViewSegmenter
+
+INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+SINGLES = ("model.safetensors", "pytorch_model.bin")
+WORDS = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json")
+RELEASED_TYPE = "llava_phi"
+VOCABULARY = "model.embed_tokens.weight"
+
+SHOWN = 20
+"""Names listed of each kind of fault; a wrong folder has hundreds."""
+
+MAX_JSON = 1 << 26
+
+log = logging.getLogger("egoexo_xseg")
+
+
+def load_checkpoint(
+    folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> tuple[CrossViewSegmenter, PromptBuilder]:
+    """The model of a folder, ready to predict, and the writer of its prompts.
+
+    Everything is checked by the files' headers before the model is allocated, then read shard by shard: the peak is
+    the weights plus one shard.
+    """
+    files = weight_files(folder)
+    shapes = {name: tensor for path in files for name, tensor in _iter_weights(path, headers_only=True)}
+    config, released = _read_config(folder, shapes)
+    prompts = PromptBuilder.load(folder)
+    heads = config.language.num_attention_heads if released else None
+    check_weights(config, _translate(shapes, heads), where=folder)
+    with torch.device(device), _default_dtype(dtype), no_init_weights():
+        segmenter = CrossViewSegmenter(config)
+    own = segmenter.state_dict()
+    with torch.no_grad():
+        for path in files:
+            for name, tensor in _iter_weights(path):
+                for ours, value in _translate({name: tensor}, heads).items():
+                    if ours in own:
+                        own[ours].copy_(value)
+    return segmenter.eval(), prompts
+
+
+def check_weights(config: CrossViewConfig, found: Mapping[str, Tensor], where: object) -> None:
+    """Compare weights (by our names) with what `config` asks for; only names and shapes are looked at.
+
+    Raises one CheckpointError that lists all that is missing or of the wrong shape; names the unknown in a warning.
+    """
+    with torch.device("meta"):
+        expected = {name: tensor.shape for name, tensor in CrossViewSegmenter(config).state_dict().items()}
+    # A counter that inference never reads; some tools drop it.
+    missing = [name for name in expected if name not in found and not name.endswith("num_batches_tracked")]
+    wrong = [
+        f"{name} ({_size(found[name].shape)} instead of {_size(shape)})"
+        for name, shape in expected.items()
+        if name in found and found[name].shape != shape
+    ]
+    unknown = [name for name in found if name not in expected]
+    if unknown:
+        log.warning("%s: weights that this model does not know are skipped: %s", where, _listed(unknown))
+    faults = [f"missing: {_listed(missing)}"] * bool(missing) + [f"wrong shape: {_listed(wrong)}"] * bool(wrong)
+    if faults:
+        raise CheckpointError(f"the weights do not fit the model; {'; '.join(faults)}", where=where)
+
+
+def save_checkpoint(segmenter: CrossViewSegmenter, prompts: PromptBuilder, folder: Path) -> None:
+    """Write weights (safetensors, in shards of 5 GB), configuration and tokenizer; all of it appears at once."""
+    if folder.exists() and not _is_replaceable(folder):
+        raise CheckpointError("not a checkpoint folder", where=folder, remedy="Choose a new or an empty one")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        fresh = temporary / "new"
+        fresh.mkdir()
+        save_torch_state_dict(segmenter.state_dict(), fresh, max_shard_size="5GB")
+        segmenter.config.save_pretrained(fresh)
+        prompts.save(fresh)
+        if folder.exists():
+            os.replace(folder, temporary / "old")
+        os.replace(fresh, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def new_checkpoint(folder: Path, config: CrossViewConfig, seed: int) -> None:
+    """Write an untrained model with the byte tokenizer; the same seed gives the same weights."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(seed)
+        segmenter = CrossViewSegmenter(config)
+    save_checkpoint(segmenter, PromptBuilder(byte_tokenizer()), folder)
+
+
+def checkpoint_hash(folder: Path) -> str:
+    """SHA-256 over everything in the folder that decides an answer: weights, configuration, tokenizer."""
+    digest = hashlib.sha256()
+    words = [folder / name for name in ("config.json", *WORDS) if (folder / name).is_file()]
+    for path in sorted([*weight_files(folder), *words]):
+        with path.open("rb") as file:
+            own = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.name} {own}\n".encode())
+    return digest.hexdigest()
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a folder's weights, sorted; shards named by an index never lie outside the folder."""
+    for name in INDEXES:
+        if (folder / name).is_file():
+            table = _read_json(folder / name).get("weight_map")
+            shards = set(table.values()) if isinstance(table, dict) and table else {None}
+            for shard in shards:
+                if not (isinstance(shard, str) and Path(shard).name == shard and (folder / shard).is_file()):
+                    raise CheckpointError(f"no shard {shard!r} in this folder", where=folder / name)
+            return sorted(folder / shard for shard in shards)
+    for name in SINGLES:
+        if (folder / name).is_file():
+            return [folder / name]
+    raise CheckpointError("no weights in this folder", where=folder, remedy=f"It needs {SINGLES[0]} or its shards")
+
+
+def _iter_weights(path: Path, headers_only: bool = False) -> Iterator[tuple[str, Tensor]]:
+    """Name and tensor, one by one; of headers, tensors without memory."""
+    try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                for name in file.keys():  # noqa: SIM118 - not a mapping
+                    if headers_only:
+                        yield name, torch.empty(file.get_slice(name).get_shape(), device="meta")
+                    else:
+                        yield name, file.get_tensor(name)
+            return
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as fault:
+        raise CheckpointError(f"the file cannot be read ({str(fault)[:200]})", where=path) from None
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise CheckpointError("the file holds something else than weights", where=path)
+    for name, tensor in weights.items():
+        yield str(name), tensor.to("meta") if headers_only else tensor
+
+
+def _read_config(folder: Path, shapes: Mapping[str, Tensor]) -> tuple[CrossViewConfig, bool]:
+    """The configuration, and whether the weights bear the released names."""
+    path = folder / "config.json"
+    values = _read_json(path)
+    kind = values.get("model_type")
+    try:
+        if kind == CrossViewConfig.model_type:
+            return CrossViewConfig.from_dict(values), False
+        if kind == RELEASED_TYPE:
+            if VOCABULARY not in shapes:
+                raise CheckpointError(f"the weights do not fit the model; missing: {VOCABULARY}", where=folder)
+            return CrossViewConfig.from_released(values, vocab_size=len(shapes[VOCABULARY])), True
+    except XsegError:
+        raise
+    except Exception as fault:  # transformers checks the values, with exceptions of its own
+        raise CheckpointError(f"the configuration cannot be used ({str(fault)[:200]})", where=path) from None
+    raise CheckpointError(
+        f"model_type is {kind!r}, not {CrossViewConfig.model_type!r} or {RELEASED_TYPE!r}", where=path
+    )
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        if path.stat().st_size > MAX_JSON:
+            raise CheckpointError("the file is too large", where=path)
+        values = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError("the file is missing", where=path) from None
+    except (OSError, ValueError, RecursionError):
+        raise CheckpointError("the file is not readable JSON", where=path) from None
+    if not isinstance(values, dict):
+        raise CheckpointError("the file must hold a JSON object", where=path)
+    return values
+
+
+def _translate(weights: Mapping[str, Tensor], released_heads: int | None) -> dict[str, Tensor]:
+    if released_heads is None:
+        return dict(weights)
+    dead = [name for name in weights if is_dead(name)]
+    if len(weights) > 1 and dead:
+        log.info("weights that play no part are dropped: %s", _listed(dead))
+    return from_released(weights, released_heads)
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _is_replaceable(folder: Path) -> bool:
+    return folder.is_dir() and ((folder / "config.json").is_file() or not any(folder.iterdir()))
+
+
+def _size(shape: torch.Size) -> str:
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

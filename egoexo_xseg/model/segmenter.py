@@ -1,0 +1,201 @@
+"""The whole model: encode both views, let the language model read the prompt, decode masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor, nn
+from transformers import PhiModel, PreTrainedModel
+
+from egoexo_xseg.model.assignment import assign, binarise, margins, score_proposals
+from egoexo_xseg.model.conditions import ConditionFusion, pool_regions
+from egoexo_xseg.model.configuration import CrossViewConfig
+from egoexo_xseg.model.inputs import Batch, unfit
+from egoexo_xseg.model.mask_decoder import MaskDecoder
+from egoexo_xseg.model.pixel_decoder import PixelDecoder
+from egoexo_xseg.model.projector import Projector
+from egoexo_xseg.model.prompts import Layout, Prompt, lay_out
+from egoexo_xseg.model.swin import Swin
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What is known of images alone: maps at strides 4 to 32, and language tokens (T of them, row by row)."""
+
+    features: tuple[Float[Tensor, "I _ _ _"], ...]
+    tokens: Float[Tensor, "I T D"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the language model made of a batch: one embedding per mask token, per object, and per caption text."""
+
+    masks: Float[Tensor, "B N C"]
+    objects: Float[Tensor, "B K C"]
+    caption: Float[Tensor, "B C"]
+
+
+@dataclass(frozen=True)
+class Output:
+    """Proposals and how well each answers each object; `levels` holds every decoder level, the final one last.
+
+    Rows of `condition_logits` beyond a record's own objects are padding, `present` tells. `objects` are the
+    conditions before fusion, which the cross-view alignment loss compares.
+    """
+
+    mask_logits: Float[Tensor, "B N h w"]
+    condition_logits: Float[Tensor, "B K N"]
+    present: Bool[Tensor, "B K"]
+    objects: Float[Tensor, "B K C"]
+    levels: list[tuple[Float[Tensor, "B N h w"], Float[Tensor, "B K N"]]]
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The answer to one record, on the CPU: masks may overlap, each object is scored by itself."""
+
+    masks: Bool[Tensor, "K H W"]
+    scores: Float[Tensor, " K"]
+    margins: Float[Tensor, " K"]
+
+
+class CrossViewSegmenter(PreTrainedModel):
+    """Finds, in a target view, the objects that masks (and captions) point out in a query view."""
+
+    config_class = CrossViewConfig
+    base_model_prefix = "segmenter"
+    main_input_name = "batch"
+    _no_split_modules = ["PhiDecoderLayer"]  # noqa: RUF012 - read by transformers
+    _supports_sdpa = True
+
+    def __init__(self, config: CrossViewConfig) -> None:
+        super().__init__(config)
+        swin, decoder, width = config.swin, config.decoder, config.language.hidden_size
+        self.swin = Swin(
+            embed_dim=swin.embed_dim,
+            depths=swin.depths,
+            num_heads=swin.num_heads,
+            window_size=swin.window_size,
+            patch_size=swin.patch_size,
+            drop_path_rate=swin.drop_path_rate,
+        )
+        self.projector = Projector(
+            in_channels=swin.widths[-1],
+            planes=config.projector.planes,
+            out_channels=width,
+            stride=config.projector.stride,
+        )
+        self.language = PhiModel(config.language)
+        self.mask_tokens = nn.Parameter(torch.zeros(decoder.num_mask_tokens, width))
+        self.mask_head = nn.Linear(width, decoder.hidden_dim)
+        self.object_head = nn.Linear(width, decoder.hidden_dim)
+        self.caption_head = nn.Linear(width, decoder.hidden_dim)
+        self.fusion = ConditionFusion(decoder.hidden_dim)
+        self.pixel_decoder = PixelDecoder(
+            in_channels=swin.widths,
+            hidden_dim=decoder.hidden_dim,
+            mask_dim=decoder.mask_dim,
+            num_heads=decoder.num_heads,
+            num_layers=decoder.pixel_layers,
+            feedforward_dim=decoder.pixel_feedforward_dim,
+        )
+        self.mask_decoder = MaskDecoder(
+            hidden_dim=decoder.hidden_dim,
+            mask_dim=decoder.mask_dim,
+            num_heads=decoder.num_heads,
+            num_layers=decoder.num_layers,
+            feedforward_dim=decoder.feedforward_dim,
+            num_queries=decoder.num_mask_tokens,
+        )
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Every part draws its own weights when it is made; only the mask tokens would all stay alike."""
+        if module is self:
+            nn.init.normal_(self.mask_tokens, std=0.02)
+
+    def forward(self, batch: Batch) -> Output:
+        """Answer a batch; each of its distinct images passes the image tower once."""
+        return self.answer(batch, self.encode(batch.images))
+
+    def encode(self, images: UInt8[Tensor, "I 3 S S"]) -> Encoding:
+        """Look at images; a caller that meets an image again may keep its encoding."""
+        mean, std = (images.new_tensor(v, dtype=torch.float32) for v in (self.config.pixel_mean, self.config.pixel_std))
+        pixels = (images - mean[:, None, None]) / std[:, None, None]
+        features = self.swin(pixels.to(self.dtype))
+        return Encoding(tuple(features), self.projector(features[-1]))
+
+    def answer(self, batch: Batch, encoding: Encoding) -> Output:
+        """Answer a batch whose `images` were encoded already."""
+        query = encoding.tokens[list(batch.query)]  # (B, T, D)
+        regions = pool_regions(query, batch.query_masks, self.config.grid)
+        reading = self.read(batch.prompts, encoding.tokens[list(batch.target)], regions)
+        return self.decode(batch, encoding, reading)
+
+    def read(
+        self, prompts: Sequence[Prompt], image_tokens: Float[Tensor, "B T D"], regions: Float[Tensor, "B K D"]
+    ) -> Reading:
+        """Read the prompts, with the target image and the pooled objects in their places."""
+        layout = lay_out(prompts, image_tokens.shape[1], len(self.mask_tokens)).to(image_tokens.device)
+        hidden = self.listen(self.embed(layout, image_tokens, regions), layout)
+        rows = torch.arange(len(hidden), device=hidden.device)[:, None]
+        caption = torch.einsum("bl,bld->bd", layout.captions.to(hidden.dtype), hidden)
+        return Reading(
+            masks=self.mask_head(hidden[rows, layout.masks]),
+            objects=self.object_head(hidden[rows, layout.objects]),
+            caption=self.caption_head(caption),
+        )
+
+    def embed(
+        self, layout: Layout, image_tokens: Float[Tensor, "B T D"], regions: Float[Tensor, "B K D"]
+    ) -> Float[Tensor, "B L D"]:
+        """The language model's input: one gather from the table that `Layout` describes."""
+        words = self.language.embed_tokens(layout.words)  # (B, W, D)
+        masks = self.mask_tokens.expand(len(words), -1, -1)  # (B, N, D)
+        table = torch.cat([words, image_tokens, regions, masks, torch.zeros_like(words[:, :1])], 1)
+        return table.gather(1, layout.rows[..., None].expand(-1, -1, table.shape[-1]))  # (B, L, D)
+
+    def listen(self, embeddings: Float[Tensor, "B L D"], layout: Layout) -> Float[Tensor, "B L D"]:
+        """The language model's last hidden states, after its final norm; those of padding mean nothing."""
+        positions = torch.arange(embeddings.shape[1], device=embeddings.device)[None]
+        read = self.language(
+            inputs_embeds=embeddings, attention_mask=layout.attended, position_ids=positions, use_cache=False
+        )
+        return read.last_hidden_state
+
+    def decode(self, batch: Batch, encoding: Encoding, reading: Reading) -> Output:
+        """Propose masks in the target images, and tell for each how well it answers each object."""
+        counts = torch.tensor(batch.num_objects)[:, None]
+        present = (torch.arange(reading.objects.shape[1]) < counts).to(reading.objects.device)  # (B, K)
+        conditions = self.fusion(reading.objects, reading.caption, present)
+        # Several records may ask for the same target image: it passes the pixel decoder once.
+        distinct = sorted(set(batch.target))
+        mask_features, memory = self.pixel_decoder(tuple(level[distinct] for level in encoding.features))
+        own = [distinct.index(image) for image in batch.target]
+        levels = self.mask_decoder(
+            memory=tuple(level[own] for level in memory),
+            mask_features=mask_features[own],
+            mask_embeddings=reading.masks,
+            condition_embeddings=conditions,
+        )
+        mask_logits, condition_logits = levels[-1]
+        return Output(mask_logits, condition_logits, present, reading.objects, levels)
+
+    @torch.inference_mode()
+    def segment(self, batch: Batch, sizes: Sequence[tuple[int, int]]) -> list[Segmentation]:
+        """Masks of every record's objects at the wanted (height, width), with scores and margins in [0, 1]."""
+        output = self(batch)
+        return [
+            self._segment_record(output.mask_logits[b], output.condition_logits[b, :count], batch.fits[b], hw)
+            for b, (count, hw) in enumerate(zip(batch.num_objects, sizes, strict=True))
+        ]
+
+    def _segment_record(self, mask_logits, condition_logits, fit, hw) -> Segmentation:
+        scores = score_proposals(mask_logits, condition_logits, fit).cpu()
+        chosen = assign(scores)
+        masks = binarise(unfit(mask_logits[chosen], fit, hw))
+        best = scores[torch.arange(len(chosen)), torch.from_numpy(chosen)]
+        return Segmentation(masks.cpu(), best, margins(scores, chosen))

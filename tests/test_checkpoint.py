@@ -1,0 +1,215 @@
+"""Checkpoint folders: saving, strict loading, released folders, and every way in which one can be wrong."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from egoexo_xseg.errors import CheckpointError
+from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint, new_checkpoint, save_checkpoint
+from egoexo_xseg.model.configuration import CrossViewConfig
+from egoexo_xseg.model.released import to_released
+from egoexo_xseg.model.segmenter import CrossViewSegmenter
+
+CONFIG = CrossViewConfig.tiny()
+HEADS = CONFIG.language.num_attention_heads
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    new_checkpoint(folder, CONFIG, seed=3)
+    return folder
+
+
+@pytest.fixture
+def folder(saved, tmp_path):
+    """A copy that a test may spoil."""
+    return shutil.copytree(saved, tmp_path / "model")
+
+
+def test_a_new_checkpoint_is_small_and_repeatable(saved, tmp_path):
+    assert sorted(path.name for path in saved.iterdir()) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert sum(path.stat().st_size for path in saved.iterdir()) < 5_000_000
+    new_checkpoint(tmp_path / "same", CONFIG, seed=3)
+    new_checkpoint(tmp_path / "other", CONFIG, seed=4)
+    assert checkpoint_hash(tmp_path / "same") == checkpoint_hash(saved) != checkpoint_hash(tmp_path / "other")
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]  # nothing temporary is left
+
+
+def test_load_gives_back_what_was_saved(saved, tmp_path):
+    segmenter, prompts = load_checkpoint(saved)
+    assert not segmenter.training and prompts.seg_id == 258
+    save_checkpoint(segmenter, prompts, tmp_path / "again")
+    again, _ = load_checkpoint(tmp_path / "again")
+    assert same_weights(segmenter, again)
+    assert again.config.to_dict() == segmenter.config.to_dict()
+
+
+def same_weights(one: CrossViewSegmenter, other: CrossViewSegmenter) -> bool:
+    ours, theirs = one.state_dict(), other.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_transformers_reads_our_folders(saved):
+    ours, _ = load_checkpoint(saved)
+    theirs = CrossViewSegmenter.from_pretrained(saved)
+    assert same_weights(ours, theirs)
+    images = torch.randint(0, 256, (1, 3, CONFIG.image_size, CONFIG.image_size), dtype=torch.uint8)
+    assert torch.equal(ours.encode(images).tokens, theirs.encode(images).tokens)
+    embeddings = torch.randn(1, 5, CONFIG.language.hidden_size)
+    hidden = [model.language(inputs_embeds=embeddings).last_hidden_state for model in (ours, theirs)]
+    assert torch.equal(*hidden)
+
+
+def test_load_in_another_precision(saved):
+    half, _ = load_checkpoint(saved, dtype=torch.bfloat16)
+    full, _ = load_checkpoint(saved)
+    assert same_weights(half, full.to(torch.bfloat16))
+    assert half.language.rotary_emb.inv_freq.dtype == torch.float32
+
+
+def test_saving_replaces_a_checkpoint_but_nothing_else(saved, folder, tmp_path):
+    segmenter, prompts = load_checkpoint(saved)
+    (folder / "stale.safetensors").write_bytes(b"")
+    save_checkpoint(segmenter, prompts, folder)
+    assert not (folder / "stale.safetensors").exists()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "cat.jpg").write_bytes(b"")
+    with pytest.raises(CheckpointError) as fault:
+        save_checkpoint(segmenter, prompts, tmp_path / "photos")
+    assert str(fault.value) == f"{tmp_path / 'photos'}: not a checkpoint folder. Choose a new or an empty one"
+
+
+@pytest.fixture
+def released(folder, monkeypatch):
+    """A folder in the released form: fused attention, dead weights, two shards, a foreign configuration."""
+    monkeypatch.setattr(CrossViewConfig, "from_released", lambda values, vocab_size: CONFIG)
+    weights = to_released(load_file(folder / "model.safetensors"), HEADS)
+    weights |= {"lm_head.weight": torch.zeros(3, 4), "predictor.query_feat.weight": torch.zeros(2, 2)}
+    (folder / "model.safetensors").unlink()
+    (folder / "config.json").write_text(json.dumps({"model_type": "llava_phi"}))
+    write_shards(folder, weights)
+    return folder
+
+
+def write_shards(folder, weights):
+    names = sorted(weights)
+    shards = {"model-1.safetensors": names[::2], "model-2.safetensors": names[1::2]}
+    for shard, own in shards.items():
+        save_file({name: weights[name].contiguous() for name in own}, folder / shard)
+    table = {name: shard for shard, own in shards.items() for name in own}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": table}))
+
+
+def test_released_folder(saved, released, caplog):
+    segmenter, _ = load_checkpoint(released)
+    assert same_weights(segmenter, load_checkpoint(saved)[0])
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_released_folder_as_pickled_weights(saved, released):
+    weights = {}
+    for path in released.glob("*.safetensors"):
+        weights |= load_file(path)
+        path.unlink()
+    (released / "model.safetensors.index.json").unlink()
+    torch.save(weights, released / "pytorch_model.bin")
+    assert same_weights(load_checkpoint(released)[0], load_checkpoint(saved)[0])
+
+
+def test_a_pickle_that_would_run_code_is_refused(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Touch(str(folder / "touched"))))
+    with pytest.raises(CheckpointError, match=r"pytorch_model.bin: the file cannot be read \("):
+        load_checkpoint(folder)
+    assert not (folder / "touched").exists()
+    torch.save([1, 2], folder / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match=r"pytorch_model.bin: the file holds something else than weights$"):
+        load_checkpoint(folder)
+
+
+class Touch:
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_missing_and_misshapen_weights_are_listed_together(folder):
+    weights = load_file(folder / "model.safetensors")
+    del weights["fusion.k"], weights["mask_head.bias"]
+    weights["mask_tokens"] = torch.zeros(2, 3)
+    weights["caption_head.bias"] = torch.tensor(1.0)
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(CheckpointError) as fault:
+        load_checkpoint(folder)
+    assert str(fault.value) == (
+        f"{folder}: the weights do not fit the model; missing: mask_head.bias, fusion.k; "
+        "wrong shape: mask_tokens (2x3 instead of 12x64), caption_head.bias (scalar instead of 32)"
+    )
+
+
+def test_long_lists_are_cut(folder):
+    save_file({"fusion.k": torch.tensor(0.5)}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError) as fault:
+        load_checkpoint(folder)
+    assert len(str(fault.value)) < 2000 and str(fault.value).split(" and ")[-1].endswith(" more")
+
+
+def test_unknown_weights_are_named_in_a_warning(folder, caplog):
+    weights = load_file(folder / "model.safetensors")
+    save_file({**weights, "predictor.extra.weight": torch.zeros(1)}, folder / "model.safetensors")
+    load_checkpoint(folder)
+    warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert warnings == [f"{folder}: weights that this model does not know are skipped: predictor.extra.weight"]
+
+
+@pytest.mark.parametrize("shard", ["../secret.safetensors", "/etc/passwd", "none.safetensors", 3, None])
+def test_shards_stay_in_their_folder(folder, shard):
+    (folder.parent / "secret.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"fusion.k": shard}}))
+    with pytest.raises(CheckpointError) as fault:
+        load_checkpoint(folder)
+    assert str(fault.value) == f"{index}: no shard {shard!r} in this folder"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        ("config.json", None, "the file is missing"),
+        ("config.json", "{", "the file is not readable JSON"),
+        ("config.json", "[]", "the file must hold a JSON object"),
+        ("config.json", '{"model_type": "bert"}', "model_type is 'bert', not 'xseg' or 'llava_phi'"),
+        ("model.safetensors", "nonsense", "the file cannot be read ("),
+    ],
+)
+def test_spoilt_files(folder, name, content, line):
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_text(content)
+    with pytest.raises(CheckpointError) as fault:
+        load_checkpoint(folder)
+    assert str(fault.value).startswith(f"{folder / name}: {line}")
+
+
+def test_spoilt_configurations(folder):
+    values = json.loads((folder / "config.json").read_text())
+    for change in ({"image_size": "large"}, {"swin": {"depths": 3}}, {"language": {"num_hidden_layers": -1}}):
+        (folder / "config.json").write_text(json.dumps(values | change))
+        with pytest.raises(CheckpointError):
+            load_checkpoint(folder)
+
+
+def test_no_weights_at_all(tmp_path):
+    with pytest.raises(CheckpointError) as fault:
+        load_checkpoint(tmp_path)
+    assert str(fault.value) == f"{tmp_path}: no weights in this folder. It needs model.safetensors or its shards"

@@ -1,0 +1,306 @@
+"""The released code's own numbers, for every seed in the folder of ground truths (XSEG_GOLDEN, or tests/golden)."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from reference_rules import full_size_scores, label_map, pick_greedily, sample_regions
+from safetensors.torch import load_file
+
+from egoexo_xseg.masks import Rle, rle_to_mask
+from egoexo_xseg.model import segmenter as segmenter_file
+from egoexo_xseg.model.checkpoint import check_weights
+from egoexo_xseg.model.configuration import CrossViewConfig, released_phi
+from egoexo_xseg.model.inputs import Sample, View, collate, fit_mask
+from egoexo_xseg.model.prompts import PromptBuilder, byte_tokenizer, lay_out
+from egoexo_xseg.model.released import from_released, is_dead, to_released
+from egoexo_xseg.model.segmenter import CrossViewSegmenter
+
+FOLDER = Path(os.environ.get("XSEG_GOLDEN") or Path(__file__).parent / "golden")
+TINY = FOLDER / "reference_tiny"
+SEEDS = sorted(path.stem.removeprefix("meta_") for path in TINY.glob("meta_*.json"))
+TOLERANCE = 1e-4
+
+
+def read_config(folder: Path) -> CrossViewConfig:
+    values = json.loads((folder / "config.json").read_text())
+    mask = values["mask"]
+    return CrossViewConfig.from_dict(
+        {
+            **{name: values[name] for name in ("image_size", "pixel_mean", "pixel_std", "pad_value", "swin")},
+            "projector": {"planes": values["projector_planes"]},
+            "decoder": {
+                "hidden_dim": mask["HIDDEN_DIM"],
+                "mask_dim": mask["MASK_DIM"],
+                "num_heads": mask["NHEADS"],
+                "num_mask_tokens": mask["NUM_OBJECT_QUERIES"],
+                "num_layers": mask["DEC_LAYERS"] - 1,
+                "feedforward_dim": mask["DIM_FEEDFORWARD"],
+                "pixel_layers": mask["TRANSFORMER_ENC_LAYERS"],
+                "pixel_feedforward_dim": mask["pixel_decoder_ffn"],
+            },
+            "language": released_phi(**values["llm"]),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> CrossViewSegmenter:
+    path = TINY / "weights.safetensors"
+    if not path.is_file():
+        pytest.skip("no weights in this folder")
+    config = read_config(TINY)
+    weights = from_released(load_file(path), config.language.num_attention_heads)
+    check_weights(config, weights, where=path)
+    model = CrossViewSegmenter(config)
+    model.load_state_dict(weights)
+    return model.eval()
+
+
+class Case:
+    """One seed's tensors and records; what a reduced folder lacks is skipped."""
+
+    def __init__(self, seed: str, config: CrossViewConfig) -> None:
+        self.config = config
+        self.meta = json.loads((TINY / f"meta_{seed}.json").read_text())
+        self.inputs = load_file(TINY / f"inputs_{seed}.safetensors")
+        self.outputs = load_file(TINY / f"outputs_{seed}.safetensors")
+        self.compared = 0
+
+    def masks(self, index: int, kind: str) -> list[np.ndarray]:
+        """Raw masks of one record: "anns" of the target view, "first_frame_anns" of the query view."""
+        coded = [entry["segmentation"] for entry in self.meta["records"][index][kind]]
+        return [rle_to_mask(Rle.from_json(value)) for value in coded]
+
+    def sample(self, index: int, tail: str) -> Sample:
+        config = self.config
+        views = [
+            View.of(
+                view, self.inputs[f"sample{index}.raw_{view}_image_u8_hwc"].numpy(), config.image_size, config.pad_value
+            )
+            for view in ("query", "target")
+        ]
+        views = [View(f"{view.name} {index}", view.image, view.fit) for view in views]
+        query, target = (
+            np.stack([fit_mask(mask, config.image_size) for mask in self.masks(index, kind)])
+            for kind in ("first_frame_anns", "anns")
+        )
+        captions = [entry["sent"] for entry in self.meta["records"][index]["instruction"]]
+        return Sample(*views, query, PromptBuilder(byte_tokenizer(), tail).build(captions), target)
+
+    def points(self, prefix: str) -> list[torch.Tensor]:
+        names = sorted(name for name in self.outputs if name.startswith(f"{prefix}.region_points_yx."))
+        if not names:
+            pytest.skip(f"no {prefix} tensors in this folder")
+        return [self.outputs[name] for name in names]
+
+    def check(self, name: str, found: torch.Tensor) -> None:
+        """Within 1e-4 of the largest value of the reference's tensor, if the folder holds it."""
+        if name in self.outputs:
+            expected = self.outputs[name].reshape(found.shape)
+            error = (found - expected).abs().max() / expected.abs().max()
+            assert error <= TOLERANCE, f"{name}: {error:.1e}"
+            self.compared += 1
+
+
+@pytest.fixture(params=SEEDS)
+def case(request) -> Case:
+    return Case(request.param, read_config(TINY))
+
+
+@pytest.fixture
+def seen(segmenter):
+    """What every part received and returned in the latest forward pass, in call order."""
+    calls: dict[str, list] = {}
+    handles = [
+        getattr(segmenter, part).register_forward_hook(
+            lambda _module, _args, given, made, part=part: calls.setdefault(part, []).append((given, made)),
+            with_kwargs=True,
+        )
+        for part in ("language", "mask_head", "object_head", "caption_head", "fusion", "pixel_decoder")
+    ]
+    yield calls
+    for handle in handles:
+        handle.remove()
+
+
+def sampled(grid, points, counts, features=None):
+    """Stands in for `pool_regions`: the released random points, as they were drawn."""
+
+    def pool(tokens, masks, _grid):
+        pooled, start = tokens.new_zeros(len(tokens), masks.shape[1], tokens.shape[-1]), 0
+        for b, count in enumerate(counts):
+            pooled[b, :count] = sample_regions(tokens[b], grid, points[start : start + count])
+            start += count
+        if features is not None:
+            features.append(pooled)
+        return pooled
+
+    return pool
+
+
+def test_pixels(case):
+    for index, record in enumerate(case.meta["records"]):
+        if f"sample{index}.raw_query_image_u8_hwc" not in case.inputs:
+            continue
+        sample = case.sample(index, "")
+        assert sample.target.fit.hw == (record["image_info"]["height"], record["image_info"]["width"])
+        for view, kind in (("query", "first_frame_anns"), ("target", "anns")):
+            assert_same(case, f"sample{index}.raw_{view}_masks", np.stack(case.masks(index, kind)))
+            assert_same(case, f"sample{index}.{view}_image_padded_u8_hwc", getattr(sample, view).image)
+            assert_same(case, f"train.{view}_masks_padded.{index}", getattr(sample, f"{view}_masks"))
+            if index == 0:
+                assert_same(case, f"eval.{view}_masks_padded", getattr(sample, f"{view}_masks"))
+    assert case.compared
+
+
+def assert_same(case: Case, name: str, found: np.ndarray) -> None:
+    if name in case.inputs:
+        assert np.array_equal(case.inputs[name].numpy(), found), name
+        case.compared += 1
+
+
+def test_prompts(case):
+    captions = [[entry["sent"] for entry in record["instruction"]] for record in case.meta["records"]]
+    released = [PromptBuilder(byte_tokenizer()).build(own) for own in captions]
+    assert list(released[0].ids) == case.meta["prompt_ids_train_sample0"]
+    evaluated = PromptBuilder(byte_tokenizer(), "</s>").build(captions[0])
+    for name, prompts in (("train", released), ("eval", [evaluated])):
+        if f"{name}.input_ids" not in case.inputs:
+            continue
+        rows = zip(case.inputs[f"{name}.input_ids"], case.inputs[f"{name}.attention_mask"], strict=True)
+        for b, (ids, attended) in enumerate(rows):
+            assert list(prompts[b].ids) == ids[attended].tolist()
+            assert list(prompts[b].caption_ids) == case.inputs[f"{name}.token_refer_id.{b}"].tolist()
+
+
+@torch.no_grad()
+def test_evaluation(case, segmenter, seen, monkeypatch):
+    batch = collate([case.sample(0, "</s>")])
+    features: list[torch.Tensor] = []
+    pool = sampled(case.config.grid, case.points("eval"), batch.num_objects, features)
+    monkeypatch.setattr(segmenter_file, "pool_regions", pool)
+    encoding = segmenter.encode(batch.images)
+    output = segmenter.answer(batch, encoding)
+
+    for order, image in ((0, batch.target[0]), (1, batch.query[0])):
+        for stage in range(4):
+            case.check(f"eval.swin.{order}.res{stage + 2}", encoding.features[stage][image])
+        case.check(f"eval.mm_projector.{order}", encoding.tokens[image])
+    case.check("eval.region_sampler.0.sample0", features[0])
+    (given, made), *_ = seen["language"]
+    attended = lay_out(batch.prompts, encoding.tokens.shape[1], case.config.decoder.num_mask_tokens).attended
+    if "eval.llm.0.attention_mask" in case.outputs:
+        assert torch.equal(attended, case.outputs["eval.llm.0.attention_mask"])
+    case.check("eval.llm.0.inputs_embeds", given["inputs_embeds"])
+    case.check("eval.llm.0.last_hidden_state", made.last_hidden_state)
+    case.check("eval.seg_query_projector.out", seen["mask_head"][0][1])
+    case.check("eval.SEG_token_projector.out", seen["caption_head"][0][1])
+    case.check("eval.region_projector.0", output.objects)
+    case.check("eval.mcfuse.sample0", seen["fusion"][0][1])
+    mask_features, memory = seen["pixel_decoder"][0][1]
+    case.check("eval.pixel_decoder.mask_features", mask_features)
+    for scale, level in enumerate(memory):
+        case.check(f"eval.pixel_decoder.multi_scale.{scale}", level)
+    for depth, (masks, conditions) in enumerate(output.levels):
+        case.check(f"eval.predictor.layer{depth}.pred_masks", masks)
+        case.check(f"eval.predictor.layer{depth}.region_logits.sample0", conditions)
+    assert case.compared
+    check_answer(case, batch, output)
+
+
+def check_answer(case: Case, batch, output) -> None:
+    """Proposals are equal; so are pixels and labels, but where a logit is zero within the tolerance."""
+    fit, objects = batch.fits[0], case.meta["records"][0]["anns"]
+    logits, scores = full_size_scores(output.mask_logits[0], output.condition_logits[0], fit, fit.hw)
+    picked = pick_greedily(scores)
+    sure = logits.abs() > TOLERANCE * logits.abs().max()
+    assert sure.float().mean() > 0.99
+    painted = label_map(logits > 0, picked, [int(entry["category_id"]) for entry in objects])
+    for name, found, compared in (
+        ("query_masks_u8", (logits > 0).to(torch.uint8), sure),
+        ("picked_query", torch.tensor(picked), torch.ones(len(picked), dtype=torch.bool)),
+        ("fused_label_map", painted, sure[picked].all(0)),
+    ):
+        if f"eval.final.{name}" in case.outputs:
+            assert torch.equal(case.outputs[f"eval.final.{name}"][compared], found[compared]), name
+    case.check("eval.final.scores", scores)
+    case.check("eval.final.picked_score", scores[torch.arange(len(picked)), picked])
+
+
+@torch.no_grad()
+def test_training_forward(case, segmenter, seen, monkeypatch):
+    """A batch of two records of different lengths, and the second pass with objects from the target view."""
+    points = case.points("train")
+    batch = collate([case.sample(index, "<|endoftext|>") for index in range(len(case.meta["records"]))])
+    counts, features, grid = batch.num_objects, [], case.config.grid
+    monkeypatch.setattr(segmenter_file, "pool_regions", sampled(grid, points, counts, features))
+    encoding = segmenter.encode(batch.images)
+    output = segmenter.answer(batch, encoding)
+    target = encoding.tokens[list(batch.target)]
+    again = sampled(grid, points[sum(counts) :], counts, features)(target, batch.target_masks, grid)
+    aligned = segmenter.read(batch.prompts, target, again)
+
+    for order, images in enumerate((batch.target, batch.query, batch.target)):
+        case.check(f"train.mm_projector.{order}", encoding.tokens[list(images)])
+    case.check("train.seg_query_projector.out", seen["mask_head"][0][1])
+    case.check("train.SEG_token_projector.out", seen["caption_head"][0][1])
+    attended = lay_out(batch.prompts, target.shape[1], case.config.decoder.num_mask_tokens).attended
+    for run, (objects, pooled) in enumerate(zip((output.objects, aligned.objects), features, strict=True)):
+        check_hidden(case, run, seen["language"][run][1].last_hidden_state, attended)
+        for b, count in enumerate(counts):
+            case.check(f"train.region_sampler.{run}.sample{b}", pooled[b, :count])
+            case.check(f"train.region_projector.{run * len(counts) + b}", objects[b, :count])
+    for b, count in enumerate(counts):
+        case.check(f"train.mcfuse.sample{b}", seen["fusion"][0][1][b, :count])
+        for depth, (_, conditions) in enumerate(output.levels):
+            case.check(f"train.predictor.layer{depth}.region_logits.sample{b}", conditions[b, :count])
+    case.check(f"train.predictor.layer{len(output.levels) - 1}.pred_masks", output.mask_logits)
+    assert case.compared
+
+
+def check_hidden(case: Case, run: int, hidden: torch.Tensor, attended: torch.Tensor) -> None:
+    """Only real positions: what padding becomes is nobody's business."""
+    name = f"train.llm.{run}.last_hidden_state"
+    if name in case.outputs:
+        expected, mask = case.outputs[name], case.outputs[f"train.llm.{run}.attention_mask"]
+        assert mask.sum(1).tolist() == attended.sum(1).tolist()
+        error = (hidden[attended] - expected[mask]).abs().max() / expected[mask].abs().max()
+        assert error <= TOLERANCE, f"{name}: {error:.1e}"
+
+
+def test_every_weight_of_the_full_model_is_accounted_for(caplog):
+    path = FOLDER / "reference_full_manifest.json"
+    if not path.is_file():
+        pytest.skip("no manifest in this folder")
+    manifest = json.loads(path.read_text())
+    weights = {
+        name: torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")), device="meta")
+        for name, (shape, dtype) in manifest.items()
+    }
+    config = CrossViewConfig()
+    heads = config.language.num_attention_heads
+    check_weights(config, from_released(weights, heads), where=path)
+    assert not caplog.records  # nothing unknown
+    back = to_released(from_released(weights, heads), heads)
+    dead = {name for name in weights if is_dead(name)}
+    assert len(manifest) == len(back) + len(dead) == 940
+    assert {name: tensor.shape for name, tensor in back.items()} == {
+        name: tensor.shape for name, tensor in weights.items() if name not in dead
+    }
+
+
+def test_released_names_round_trip():
+    path = TINY / "weights.safetensors"
+    if not path.is_file():
+        pytest.skip("no weights in this folder")
+    weights = load_file(path)
+    heads = read_config(TINY).language.num_attention_heads
+    back = to_released(from_released(weights, heads), heads)
+    assert back.keys() == {name for name in weights if not is_dead(name)}
+    assert all(torch.equal(back[name], weights[name]) for name in back)
