@@ -46,3 +46,36 @@ def label_map(masks, picked, labels):
     for proposal, label in zip(picked, labels, strict=True):
         image[masks[proposal]] = label
     return image
+
+
+def plain_attention(q, k, v, attn_mask=None, *_args, **_options):
+    """Attention as written out in the released code, in place of a fused kernel that rounds differently."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if attn_mask is not None:
+        if attn_mask.dtype == torch.bool:
+            attn_mask = torch.zeros_like(attn_mask, dtype=q.dtype).masked_fill(~attn_mask, float("-inf"))
+        scores = scores + attn_mask
+    return scores.softmax(-1) @ v
+
+
+def plain_deformable_attention(self, queries, x, sizes):
+    """`DeformableAttention.forward` by Deformable DETR's formula: places in 0..1, each map read by `grid_sample`."""
+    batch, length, width = x.shape
+    heads, levels, points = self.num_heads, len(sizes), self.num_points
+    values = self.value_proj(x).view(batch, length, heads, width // heads)
+    offsets = self.sampling_offsets(queries).view(batch, length, heads, levels, points, 2)
+    weights = self.attention_weights(queries).view(batch, length, heads, levels * points).softmax(-1)
+    centres = []
+    for h, w in sizes:
+        y, x_ = torch.meshgrid(torch.linspace(0.5, h - 0.5, h), torch.linspace(0.5, w - 0.5, w), indexing="ij")
+        centres.append(torch.stack((x_.reshape(-1) / w, y.reshape(-1) / h), -1))
+    own = torch.cat(centres)[None, :, None, None, None]  # (1, T, 1, 1, 1, 2)
+    grids = 2 * (own + offsets / torch.tensor([[w, h] for h, w in sizes])[:, None]) - 1
+    read = []
+    for level, (part, (h, w)) in enumerate(zip(values.split([h * w for h, w in sizes], 1), sizes, strict=True)):
+        level_map = part.flatten(2).transpose(1, 2).reshape(batch * heads, width // heads, h, w)
+        grid = grids[:, :, :, level].transpose(1, 2).flatten(0, 1)
+        read.append(F.grid_sample(level_map, grid, align_corners=False))
+    weights = weights.transpose(1, 2).reshape(batch * heads, 1, length, levels * points)
+    total = (torch.stack(read, -2).flatten(-2) * weights).sum(-1).view(batch, width, length)
+    return self.output_proj(total.transpose(1, 2).contiguous())

@@ -86,6 +86,16 @@ def test_each_distinct_image_is_seen_once(segmenter):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("side", [96, 100, 135])
+def test_any_image_size_fits_its_grid(side):
+    config = CrossViewConfig.tiny()
+    config.image_size = side
+    model = CrossViewSegmenter(config).eval()
+    encoding = model.encode(torch.zeros(1, 3, side, side, dtype=torch.uint8))
+    assert encoding.tokens.shape[1] == config.grid[0] * config.grid[1]
+
+
+@torch.no_grad()
 def test_encodings_can_be_kept(segmenter):
     batch = collate(SAMPLES[:1])
     kept = segmenter.answer(batch, segmenter.encode(batch.images))

@@ -93,9 +93,6 @@ class CrossViewConfig(PreTrainedConfig):
             self.language = released_phi()
         super().__post_init__(**kwargs)
         _check_size("image_size", self.image_size)
-        if self.image_size % (8 * self.swin.patch_size):
-            coarsest = 8 * self.swin.patch_size
-            raise CheckpointError(f"image_size must be a multiple of {coarsest}", where="config.json")
         if len(self.pixel_mean) != 3 or len(self.pixel_std) != 3 or min(self.pixel_std) <= 0:
             raise CheckpointError("pixel_mean and pixel_std need three values each, stds above 0", where="config.json")
         if not 0 <= self.pad_value <= 255:
@@ -106,7 +103,9 @@ class CrossViewConfig(PreTrainedConfig):
     @property
     def grid(self) -> tuple[int, int]:
         """Rows and columns of the language tokens of one image."""
-        side = -(-(self.image_size // (8 * self.swin.patch_size)) // self.projector.stride)
+        side = self.image_size
+        for stride in (self.swin.patch_size, 2, 2, 2, self.projector.stride):
+            side = -(-side // stride)  # every step pads what does not divide
         return side, side
 
     @classmethod

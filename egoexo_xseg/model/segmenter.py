@@ -125,8 +125,9 @@ class CrossViewSegmenter(PreTrainedModel):
         """Look at images; a caller that meets an image again may keep its encoding."""
         mean, std = (images.new_tensor(v, dtype=torch.float32) for v in (self.config.pixel_mean, self.config.pixel_std))
         pixels = (images - mean[:, None, None]) / std[:, None, None]
-        features = self.swin(pixels.to(self.dtype))
-        return Encoding(tuple(features), self.projector(features[-1]))
+        # Laid out like the released code's maps: convolutions round differently on channels-last ones.
+        features = tuple(level.contiguous() for level in self.swin(pixels.to(self.dtype)))
+        return Encoding(features, self.projector(features[-1]))
 
     def answer(self, batch: Batch, encoding: Encoding) -> Output:
         """Answer a batch whose `images` were encoded already."""
