@@ -70,20 +70,14 @@ class WindowAttention(nn.Module):
         return self.relative_position_bias_table[index].permute(2, 0, 1)  # (heads, A, A)
 
     def forward(self, x: Float[Tensor, "BM A C"], mask: Float[Tensor, "M A A"] | None) -> Float[Tensor, "BM A C"]:
-        """Attend; `mask` is that of a shifted map, the same for every image."""
+        """Attend within windows, image by image; `mask` is that of a shifted map, the same for every image."""
         BM, A, C = x.shape
-        bias = self.bias()
-        if mask is None:
-            windows, bias = 1, bias[None]  # (1, heads, A, A)
-        else:
-            # Windows become heads, so that one mask serves all images of a batch without being repeated.
-            windows = len(mask)
-            bias = (bias + mask[:, None].to(bias.dtype)).flatten(0, 1)[None]  # (1, M*heads, A, A)
-        qkv = self.qkv(x).view(BM // windows, windows, A, 3, self.num_heads, -1)
-        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3)  # 3 x (B, M*heads, A, C/heads)
+        bias = self.bias()[None]  # (1, heads, A, A)
+        if mask is not None:
+            bias = (bias + mask[:, None].to(bias.dtype)).repeat(BM // len(mask), 1, 1, 1)  # (B*M, heads, A, A)
+        q, k, v = self.qkv(x).view(BM, A, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # 3 x (B*M, heads, A, d)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
-        x = x.unflatten(1, (windows, self.num_heads)).transpose(2, 3).reshape(BM, A, C)
-        return self.proj(x)
+        return self.proj(x.transpose(1, 2).reshape(BM, A, C))
 
 
 class Mlp(nn.Module):
