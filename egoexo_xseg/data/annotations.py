@@ -1,0 +1,287 @@
+"""Typed, validated reading of annotations: the raw release, the official ground truth, processed takes."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from egoexo_xseg.data.lzstring import decompress
+from egoexo_xseg.errors import AnnotationError, MaskError
+from egoexo_xseg.masks import Rle, rle_to_runs
+from egoexo_xseg.records import is_ego
+
+MAX_FRAME = 10**7
+"""Four days at 30 frames a second."""
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
+"""What may become part of a path: take uids, take names and cameras, never object ids."""
+
+USUAL_HW = {True: (1408, 1408), False: (2160, 3840)}
+"""Of ego and exo cameras, for want of any better knowledge."""
+
+Masks = dict[str, dict[str, dict[int, Rle]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that was skipped: what, and where."""
+
+    problem: str
+    take_uid: str
+    object_id: str | None = None
+    camera: str | None = None
+    frame: str | None = None
+
+    def __str__(self) -> str:
+        places = (("take", self.take_uid), ("object", self.object_id), ("camera", self.camera), ("frame", self.frame))
+        return f"{', '.join(f'{name} {value!r}' for name, value in places if value is not None)}: {self.problem}"
+
+
+@dataclass(frozen=True)
+class Take:
+    """One recording's objects: `masks[object_id][camera][frame]`, and the frames that an annotator looked at.
+
+    An annotated frame without a mask says that the object is not visible; a frame that is not annotated says nothing.
+    `camera_hw` is each camera's original (height, width); `folder` holds `<camera>/<frame>.jpg` of a prepared take.
+    """
+
+    take_uid: str
+    take_name: str
+    scenario: str
+    masks: Masks
+    annotated_frames: dict[str, dict[str, tuple[int, ...]]]
+    sampled_frames: tuple[int, ...]
+    camera_hw: dict[str, tuple[int, int]]
+    folder: Path | None = None
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Every camera that an object lists or whose size is known, sorted."""
+        listed = {camera for cameras in self.masks.values() for camera in cameras}
+        return tuple(sorted(listed | set(self.camera_hw)))
+
+
+class Annotations:
+    """Takes that are read one by one; whatever had to be skipped is collected in `faults`."""
+
+    def __init__(self, source: Path, rooms: _File | _Folder, take_uids: tuple[str, ...]) -> None:
+        self.source, self._rooms, self.take_uids = source, rooms, take_uids
+        self.faults: list[Fault] = []
+
+    def load(self, take_uid: str) -> Take:
+        if take_uid not in self.take_uids:
+            raise AnnotationError(f"no take {take_uid!r} here", where=self.source)
+        faults: list[Fault] = []
+        take = self._rooms.read(take_uid, faults)
+        self.faults += [fault for fault in faults if fault not in self.faults]
+        return take
+
+    def __iter__(self) -> Iterator[Take]:
+        return map(self.load, self.take_uids)
+
+    def __len__(self) -> int:
+        return len(self.take_uids)
+
+
+def open_annotations(path: Path, *, split: str | None = None, takes: Sequence[str] = ()) -> Annotations:
+    """Annotations of a processed folder, a relations JSON of the raw release, or the official ground truth.
+
+    `split` chooses from a folder's split.json (a file is one split already); `takes` keeps these uids or names.
+    """
+    rooms = _Folder(path, split) if path.is_dir() else _File(path)
+    uids = rooms.take_uids
+    if takes:
+        uids = tuple(uid for uid in uids if uid in takes or rooms.name(uid) in takes)
+        unknown = set(takes) - set(uids) - {rooms.name(uid) for uid in uids}
+        if unknown:
+            raise AnnotationError(f"no take {min(unknown)!r} here", where=path, remedy=f"It has {len(rooms.take_uids)}")
+    return Annotations(path, rooms, uids)
+
+
+class _File:
+    """A JSON file of many takes: `relations_*.json` or `correspondence-gt.json`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.takes = read_json(path).get("annotations")
+        if not isinstance(self.takes, dict):
+            raise AnnotationError(
+                "no annotations in this file", where=path, remedy="Give relations_*.json or correspondence-gt.json"
+            )
+        self.take_uids = tuple(uid for uid in self.takes if NAME.fullmatch(uid))
+
+    def name(self, uid: str) -> str:
+        entry = self.takes[uid]
+        return _text(entry.get("take_name")) if isinstance(entry, dict) else ""
+
+    def read(self, uid: str, faults: list[Fault]) -> Take:
+        entry = self.takes[uid]
+        if not isinstance(entry, dict):
+            faults.append(Fault("a take must be a JSON object", uid))
+            entry = {}
+        if "object_masks" in entry:
+            return _read_relations(uid, entry, faults)
+        return _read_take(uid, entry, faults)
+
+
+class _Folder:
+    """A folder of processed takes, with the uids of each split in `split.json`."""
+
+    def __init__(self, path: Path, split: str | None) -> None:
+        self.path = path
+        splits = read_json(path / "split.json") if (path / "split.json").is_file() else {}
+        if split is None:
+            uids = sorted(entry.parent.name for entry in path.glob("*/annotation.json"))
+        elif isinstance(splits.get(split), list):
+            uids = [uid for uid in splits[split] if isinstance(uid, str)]
+        else:
+            known = ", ".join(map(str, splits)) or "none"
+            raise AnnotationError(f"no split {split!r}", where=path / "split.json", remedy=f"It has: {known}")
+        self.take_uids = tuple(
+            uid for uid in uids if NAME.fullmatch(uid) and (path / uid / "annotation.json").is_file()
+        )
+        if not self.take_uids:
+            raise AnnotationError("no prepared takes here", where=path, remedy="Run xseg prepare first")
+
+    def name(self, uid: str) -> str:
+        return _text(read_json(self.path / uid / "annotation.json").get("take_name"))
+
+    def read(self, uid: str, faults: list[Fault]) -> Take:
+        return _read_take(uid, read_json(self.path / uid / "annotation.json"), faults, self.path / uid)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, or an AnnotationError that names the file."""
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise AnnotationError("no such file", where=path) from None
+    except (ValueError, RecursionError):
+        raise AnnotationError("not readable as JSON", where=path) from None
+    if not isinstance(value, dict):
+        raise AnnotationError("the file must hold a JSON object", where=path)
+    return value
+
+
+def _read_relations(uid: str, entry: Mapping[str, Any], faults: list[Fault]) -> Take:
+    """A take of the raw release: packed masks, and frames and sizes beside them."""
+    masks: dict[str, Any] = {}
+    annotated: dict[str, Any] = {}
+    for object_id, cameras in _items(entry.get("object_masks"), uid, faults):
+        for camera, track in _items(cameras, uid, faults, object_id):
+            track = track if isinstance(track, dict) else {}
+            masks.setdefault(object_id, {})[camera] = track.get("annotation") or {}
+            annotated.setdefault(object_id, {})[camera] = track.get("annotated_frames") or []
+    return _read_take(uid, {**entry, "masks": masks, "annotated_frames": annotated}, faults)
+
+
+def _read_take(uid: str, entry: Mapping[str, Any], faults: list[Fault], folder: Path | None = None) -> Take:
+    """A take in the processed form; `masks` may be packed ones of the raw release as well."""
+    masks: Masks = {}
+    annotated: dict[str, dict[str, tuple[int, ...]]] = {}
+    looked = entry.get("annotated_frames")
+    looked = looked if isinstance(looked, dict) else {}
+    for object_id, cameras in _items(entry.get("masks"), uid, faults):
+        masks[object_id], annotated[object_id] = {}, {}
+        own = looked.get(object_id)
+        own = own if isinstance(own, dict) else {}
+        for camera, track in _items(cameras, uid, faults, object_id):
+            if not NAME.fullmatch(camera):
+                faults.append(Fault("not a camera's name", uid, object_id, camera))
+                continue
+            found, broken = _read_track(track, (uid, object_id, camera), faults)
+            masks[object_id][camera] = found
+            # A frame whose mask was lost is unknown: taken as annotated, it would claim that the object is absent.
+            annotated[object_id][camera] = tuple(sorted(_frames(own.get(camera)) - broken))
+    sizes = _camera_sizes(uid, masks, annotated, entry.get("camera_size"), faults)
+    frames = _frames(entry.get("subsample_idx"))
+    frames = frames or {frame for cameras in annotated.values() for track in cameras.values() for frame in track}
+    name, scenario = _text(entry.get("take_name")), _text(entry.get("scenario"))
+    return Take(uid, name, scenario, masks, annotated, tuple(sorted(frames)), sizes, folder)
+
+
+def _read_track(track: object, place: tuple[str, str, str], faults: list[Fault]) -> tuple[dict[int, Rle], set[int]]:
+    """The masks of one object in one camera, and the frames whose mask had to be skipped."""
+    found: dict[int, Rle] = {}
+    broken: set[int] = set()
+    uid, object_id, camera = place
+    for key, coded in _items(track, uid, faults, object_id, camera):
+        frame = int(key) if key.isdecimal() and key.isascii() and len(key) < 9 else -1
+        if str(frame) != key or frame > MAX_FRAME:
+            faults.append(Fault("not a frame index", uid, object_id, camera, key))
+            continue
+        try:
+            found[frame] = _decode(coded)
+        except MaskError as fault:
+            faults.append(Fault(str(fault), uid, object_id, camera, key))
+            broken.add(frame)
+    return found, broken
+
+
+def _decode(coded: object) -> Rle:
+    """A mask in either form, its run lengths checked."""
+    if isinstance(coded, dict) and "encodedMask" in coded:
+        packed = coded["encodedMask"]
+        if not isinstance(packed, str):
+            raise MaskError("a packed mask must be text")
+        coded = {"size": [coded.get("height"), coded.get("width")], "counts": decompress(packed)}
+    rle = Rle.from_json(coded)
+    rle_to_runs(rle)
+    return rle
+
+
+def _camera_sizes(
+    uid: str, masks: Masks, annotated: dict[str, dict[str, tuple[int, ...]]], given: object, faults: list[Fault]
+) -> dict[str, tuple[int, int]]:
+    """Each camera's size as most of its masks have it, or as given; masks of another size are taken out."""
+    votes: dict[str, Counter[tuple[int, int]]] = {}
+    for cameras in masks.values():
+        for camera, track in cameras.items():
+            votes.setdefault(camera, Counter()).update(rle.hw for rle in track.values())
+    sizes = {camera: max(counts, key=lambda hw: (counts[hw], hw)) for camera, counts in votes.items() if counts}
+    for object_id, cameras in masks.items():
+        for camera, track in cameras.items():
+            for frame in [frame for frame, rle in track.items() if rle.hw != sizes[camera]]:
+                height, width = track.pop(frame).hw
+                problem = f"a mask of {height}x{width} in a camera of {sizes[camera][0]}x{sizes[camera][1]}"
+                faults.append(Fault(problem, uid, object_id, camera, str(frame)))
+                annotated[object_id][camera] = tuple(f for f in annotated[object_id][camera] if f != frame)
+    for camera, hw in _items(given if given is not None else {}, uid, faults):
+        if NAME.fullmatch(camera) and camera not in sizes and isinstance(hw, list):
+            try:
+                sizes[camera] = Rle.from_json({"size": hw, "counts": ""}).hw
+            except MaskError as fault:
+                faults.append(Fault(str(fault), uid, camera=camera))
+    for camera in sorted({camera for cameras in masks.values() for camera in cameras} - set(sizes)):
+        sizes[camera] = _likely_size(camera, sizes)
+    return sizes
+
+
+def _likely_size(camera: str, sizes: dict[str, tuple[int, int]]) -> tuple[int, int]:
+    """For a camera that no object was ever seen in: its answers are demanded, but their size is not checked."""
+    alike = Counter(hw for other, hw in sizes.items() if is_ego(other) == is_ego(camera))
+    return max(alike, key=lambda hw: (alike[hw], hw)) if alike else USUAL_HW[is_ego(camera)]
+
+
+def _items(
+    value: object, uid: str, faults: list[Fault], object_id: str | None = None, camera: str | None = None
+) -> list[tuple[str, Any]]:
+    """The entries of a JSON object; whatever else is found there is a fault and has none."""
+    if isinstance(value, dict):
+        return list(value.items())
+    faults.append(Fault("masks must be a JSON object", uid, object_id, camera))
+    return []
+
+
+def _frames(value: object) -> set[int]:
+    frames = value if isinstance(value, list) else []
+    return {frame for frame in frames if type(frame) is int and 0 <= frame <= MAX_FRAME}
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
