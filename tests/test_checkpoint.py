@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import pickle
 import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from egoexo_xseg.errors import CheckpointError
@@ -201,12 +206,34 @@ def test_spoilt_files(folder, name, content, line):
     assert str(fault.value).startswith(f"{folder / name}: {line}")
 
 
-def test_spoilt_configurations(folder):
-    values = json.loads((folder / "config.json").read_text())
-    for change in ({"image_size": "large"}, {"swin": {"depths": 3}}, {"language": {"num_hidden_layers": -1}}):
-        (folder / "config.json").write_text(json.dumps(values | change))
-        with pytest.raises(CheckpointError):
+VALUES = st.sampled_from([None, True, -1, 0, 1, 7, 2.5, 1 << 40, "", "gelu", [], [3], {}, {"a": 1}])
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_a_configuration_with_any_value_changed_loads_or_is_refused(saved, data):
+    """A change that leaves all shapes alone may load; nothing but one line may come of the others."""
+    values = json.loads((saved / "config.json").read_text())
+    part = data.draw(st.sampled_from(["swin", "projector", "decoder", "language", None]))
+    changed = values if part is None else values[part]
+    key = data.draw(st.sampled_from([name for name in sorted(changed) if name != "transformers_version"]))
+    changed[key] = data.draw(VALUES)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for file in ("model.safetensors", "tokenizer.json"):
+            (folder / file).symlink_to(saved / file)
+        (folder / "config.json").write_text(json.dumps(values))
+        with contextlib.suppress(CheckpointError):
             load_checkpoint(folder)
+
+
+def test_a_tokenizer_larger_than_the_model(folder):
+    values = json.loads((folder / "config.json").read_text())
+    values["language"]["vocab_size"] = 258
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError) as fault:
+        load_checkpoint(folder)
+    assert str(fault.value) == f"{folder}: the tokenizer has 259 tokens, the model knows 258"
 
 
 def test_no_weights_at_all(tmp_path):

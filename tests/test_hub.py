@@ -60,9 +60,12 @@ REPLY = SimpleNamespace(headers={}, request=None)
         (errors.RevisionNotFoundError("x", response=REPLY), "the repository has no revision 'abc'. Check the name"),
         (
             errors.LocalEntryNotFoundError("offline"),
-            "the model cannot be downloaded and is not in the cache. Check the connection",
+            "no such folder, and the repository can neither be reached nor is it in the cache. Check the connection",
         ),
-        (ConnectionError(), "the model cannot be downloaded and is not in the cache. Check the connection"),
+        (
+            ConnectionError(),
+            "no such folder, and the repository can neither be reached nor is it in the cache. Check the connection",
+        ),
     ],
 )
 def test_failures_are_one_line(monkeypatch, fault, line):

@@ -42,12 +42,21 @@ def test_prompt_of_two_objects_is_the_released_text(builder):
     prompt = builder.build(["red cup", "knife"])
     head = words("[INST] <<SYS>>\nYou are a helpful language and vision assistant.")
     assert list(prompt.ids[: len(head)]) == head
-    tail = (
-        [*words("\n<</SYS>>\n\nThis is an image "), IMAGE]
-        + words(", Please segment by given regions and instruction\nThis is all regions:  ")
-        + [OBJECT, *words(", "), OBJECT, *words(".\nand this is the instruction: "), CAPTIONS]
-        + [*words("\n [/INST] \n"), SEG, MASKS, *words(" "), END]
-    )
+    tail = [
+        *words("\n<</SYS>>\n\nThis is an image "),
+        IMAGE,
+        *words(", Please segment by given regions and instruction\nThis is all regions:  "),
+        OBJECT,
+        *words(", "),
+        OBJECT,
+        *words(".\nand this is the instruction: "),
+        CAPTIONS,
+        *words("\n [/INST] \n"),
+        SEG,
+        MASKS,
+        *words(" "),
+        END,
+    ]
     assert list(prompt.ids[-len(tail) :]) == tail
     assert list(prompt.caption_ids) == [*words(" red cup. knife."), SEG]
     assert prompt.num_objects == 2

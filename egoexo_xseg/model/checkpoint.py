@@ -51,6 +51,9 @@ def load_checkpoint(
     shapes = {name: tensor for path in files for name, tensor in _iter_weights(path, headers_only=True)}
     config, released = _read_config(folder, shapes)
     prompts = PromptBuilder.load(folder)
+    num_tokens, rows = prompts.tokenizer.get_vocab_size(), config.language.vocab_size
+    if num_tokens > rows:
+        raise CheckpointError(f"the tokenizer has {num_tokens} tokens, the model knows {rows}", where=folder)
     heads = config.language.num_attention_heads if released else None
     check_weights(config, _translate(shapes, heads), where=folder)
     with torch.device(device), _default_dtype(dtype), no_init_weights():
@@ -70,8 +73,7 @@ def check_weights(config: CrossViewConfig, found: Mapping[str, Tensor], where: o
 
     Raises one CheckpointError that lists all that is missing or of the wrong shape; names the unknown in a warning.
     """
-    with torch.device("meta"):
-        expected = {name: tensor.shape for name, tensor in CrossViewSegmenter(config).state_dict().items()}
+    expected = _expected_shapes(config)
     # A counter that inference never reads; some tools drop it.
     missing = [name for name in expected if name not in found and not name.endswith("num_batches_tracked")]
     wrong = [
@@ -85,6 +87,15 @@ def check_weights(config: CrossViewConfig, found: Mapping[str, Tensor], where: o
     faults = [f"missing: {_listed(missing)}"] * bool(missing) + [f"wrong shape: {_listed(wrong)}"] * bool(wrong)
     if faults:
         raise CheckpointError(f"the weights do not fit the model; {'; '.join(faults)}", where=where)
+
+
+def _expected_shapes(config: CrossViewConfig) -> dict[str, torch.Size]:
+    """Names and shapes of all weights, without allocating any."""
+    try:
+        with torch.device("meta"):
+            return {name: tensor.shape for name, tensor in CrossViewSegmenter(config).state_dict().items()}
+    except Exception as fault:  # values that are possible one by one but not together
+        raise CheckpointError(f"no model can be built ({str(fault)[:200]})", where="config.json") from None
 
 
 def save_checkpoint(segmenter: CrossViewSegmenter, prompts: PromptBuilder, folder: Path) -> None:

@@ -13,6 +13,12 @@ from egoexo_xseg.errors import CheckpointError
 MAX_SIZE = 1 << 17
 """No width, count or side of a model of this kind comes near; a larger claim is refused before it is allocated."""
 
+MAX_SIDE = 1 << 12
+"""The same for the square that images are fitted into."""
+
+MAX_DEPTH = 1 << 9
+"""The same for numbers of layers."""
+
 
 @dataclass(frozen=True)
 class SwinShape:
@@ -28,8 +34,10 @@ class SwinShape:
     def __post_init__(self) -> None:
         if not len(self.depths) == len(self.num_heads) == 4:
             raise CheckpointError("swin needs four stages", where="config.json")
-        for size in (self.embed_dim, self.window_size, self.patch_size, *self.depths, *self.num_heads):
-            _check_size("swin", size)
+        for size in (self.embed_dim, self.window_size, self.patch_size, *self.num_heads):
+            _check_size("a size of swin", size)
+        for depth in self.depths:
+            _check_size("a depth of swin", depth, MAX_DEPTH)
         if any(width % heads for width, heads in zip(self.widths, self.num_heads, strict=True)):
             raise CheckpointError("swin's heads must divide the width of their stage", where="config.json")
         if not 0 <= self.drop_path_rate < 1:
@@ -49,8 +57,8 @@ class ProjectorShape:
     stride: int = 2  # 1024 px become 16 x 16 = 256 tokens
 
     def __post_init__(self) -> None:
-        _check_size("projector", self.planes)
-        _check_size("projector", self.stride)
+        _check_size("projector's planes", self.planes)
+        _check_size("projector's stride", self.stride)
 
 
 @dataclass(frozen=True)
@@ -68,7 +76,8 @@ class DecoderShape:
 
     def __post_init__(self) -> None:
         for entry in fields(self):
-            _check_size(f"decoder's {entry.name}", getattr(self, entry.name))
+            limit = MAX_DEPTH if entry.name in ("num_layers", "pixel_layers") else MAX_SIZE
+            _check_size(f"decoder's {entry.name}", getattr(self, entry.name), limit)
         if self.hidden_dim % self.num_heads or self.hidden_dim % 32:
             raise CheckpointError("decoder's hidden_dim must divide by its heads and by 32", where="config.json")
 
@@ -92,13 +101,14 @@ class CrossViewConfig(PreTrainedConfig):
         if self.language is None:
             self.language = released_phi()
         super().__post_init__(**kwargs)
-        _check_size("image_size", self.image_size)
+        _check_size("image_size", self.image_size, MAX_SIDE)
         if len(self.pixel_mean) != 3 or len(self.pixel_std) != 3 or min(self.pixel_std) <= 0:
             raise CheckpointError("pixel_mean and pixel_std need three values each, stds above 0", where="config.json")
         if not 0 <= self.pad_value <= 255:
             raise CheckpointError("pad_value must be within 0 and 255", where="config.json")
-        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"):
+        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads"):
             _check_size(f"language's {name}", getattr(self.language, name))
+        _check_size("language's num_hidden_layers", self.language.num_hidden_layers, MAX_DEPTH)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -191,6 +201,6 @@ def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
-def _check_size(name: str, size: object) -> None:
-    if type(size) is not int or not 1 <= size <= MAX_SIZE:
-        raise CheckpointError(f"{name} must be a whole number within 1 and {MAX_SIZE}", where="config.json")
+def _check_size(name: str, size: object, limit: int = MAX_SIZE) -> None:
+    if type(size) is not int or not 1 <= size <= limit:
+        raise CheckpointError(f"{name} must be a whole number within 1 and {limit}", where="config.json")

@@ -54,5 +54,6 @@ def _download(repository: str, revision: str | None) -> str:
     except RevisionNotFoundError:
         problem, remedy = f"the repository has no revision {revision!r}", "Check the name"
     except (LocalEntryNotFoundError, HTTPError, OSError):
-        problem, remedy = "the model cannot be downloaded and is not in the cache", "Check the connection"
+        problem = "no such folder, and the repository can neither be reached nor is it in the cache"
+        remedy = "Check the connection"
     raise CheckpointError(problem, where=repository, remedy=remedy)

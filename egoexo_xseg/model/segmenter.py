@@ -13,8 +13,8 @@ from transformers import PhiModel, PreTrainedModel
 from egoexo_xseg.model.assignment import assign, binarise, margins, score_proposals
 from egoexo_xseg.model.conditions import ConditionFusion, pool_regions
 from egoexo_xseg.model.configuration import CrossViewConfig
-from egoexo_xseg.model.inputs import Batch, unfit
-from egoexo_xseg.model.mask_decoder import MaskDecoder
+from egoexo_xseg.model.inputs import Batch, Fit, unfit
+from egoexo_xseg.model.mask_decoder import Level, MaskDecoder
 from egoexo_xseg.model.pixel_decoder import PixelDecoder
 from egoexo_xseg.model.projector import Projector
 from egoexo_xseg.model.prompts import Layout, Prompt, lay_out
@@ -50,7 +50,7 @@ class Output:
     condition_logits: Float[Tensor, "B K N"]
     present: Bool[Tensor, "B K"]
     objects: Float[Tensor, "B K C"]
-    levels: list[tuple[Float[Tensor, "B N h w"], Float[Tensor, "B K N"]]]
+    levels: list[Level]
 
 
 @dataclass(frozen=True)
@@ -190,13 +190,17 @@ class CrossViewSegmenter(PreTrainedModel):
         """Masks of every record's objects at the wanted (height, width), with scores and margins in [0, 1]."""
         output = self(batch)
         return [
-            self._segment_record(output.mask_logits[b], output.condition_logits[b, :count], batch.fits[b], hw)
+            answer_objects(output.mask_logits[b], output.condition_logits[b, :count], batch.fits[b], hw)
             for b, (count, hw) in enumerate(zip(batch.num_objects, sizes, strict=True))
         ]
 
-    def _segment_record(self, mask_logits, condition_logits, fit, hw) -> Segmentation:
-        scores = score_proposals(mask_logits, condition_logits, fit).cpu()
-        chosen = assign(scores)
-        masks = binarise(unfit(mask_logits[chosen], fit, hw))
-        best = scores[torch.arange(len(chosen)), torch.from_numpy(chosen)]
-        return Segmentation(masks.cpu(), best, margins(scores, chosen))
+
+def answer_objects(
+    mask_logits: Float[Tensor, "N h w"], condition_logits: Float[Tensor, "K N"], fit: Fit, hw: tuple[int, int]
+) -> Segmentation:
+    """Give each object of one record its proposal, and resize only those."""
+    scores = score_proposals(mask_logits, condition_logits, fit).cpu()
+    chosen = assign(scores)
+    masks = binarise(unfit(mask_logits[chosen], fit, hw))
+    best = scores[torch.arange(len(chosen)), torch.from_numpy(chosen)]
+    return Segmentation(masks.cpu(), best, margins(scores, chosen))
