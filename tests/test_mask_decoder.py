@@ -136,17 +136,21 @@ def mask2former_layer(config, decoder: MaskDecoder, depth: int) -> Mask2FormerMa
 
 
 def test_a_proposal_looks_inside_its_mask_or_everywhere():
-    logits = torch.tensor([[-1.0, 2.0], [-1.0, -1.0]]).repeat_interleave(2, 0).repeat_interleave(2, 1)
-    masks = torch.stack([logits, -torch.ones(4, 4), torch.zeros(4, 4)])[None]  # partly, nowhere, undecided
-    attended = where_to_look(masks, (2, 2))
+    nowhere, partly, barely = torch.full((3, 2, 2), -1.0)
+    partly[0, 1], barely[1, 0] = 2.0, 0.0
+    attended = where_to_look(torch.stack([nowhere, partly, barely])[None], (2, 2))
     assert attended.shape == (1, 1, 3, 4)
-    assert attended[0, 0].tolist() == [[False, True, False, False], [True] * 4, [True] * 4]
+    assert attended[0, 0].tolist() == [[True] * 4, [False, True, False, False], [False, False, True, False]]
 
 
-def test_where_to_look_is_resized_between_values_not_picked():
-    """Four values of one cell: their mean decides."""
-    logits = torch.tensor([[5.0, -1.0, -5.0, 1.0], [-1.0, -1.0, 1.0, 1.0]]).view(1, 1, 2, 4)
-    assert where_to_look(logits, (1, 2)).flatten().tolist() == [True, False]
+def test_where_to_look_reads_between_the_values_around_a_centre():
+    """The four values nearest to a coarse cell's centre decide, by their mean; those further out do not count."""
+    cells = torch.full((2, 4, 4), 9.0)
+    cells[0, 1:3, 1:3] = torch.tensor([[5.0, -5.0], [-5.0, 4.0]])
+    cells[1] = -9.0
+    cells[1, 1:3, 1:3] = torch.tensor([[5.0, -5.0], [-4.0, 5.0]])
+    logits = torch.cat(list(cells), 1)[None, None]  # (1, 1, 4, 8)
+    assert where_to_look(logits, (1, 2)).flatten().tolist() == [False, True]
 
 
 def test_order_of_objects_and_other_records_do_not_matter(decoder):

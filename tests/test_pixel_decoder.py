@@ -102,8 +102,8 @@ def transformers_twin(decoder: PixelDecoder) -> Mask2FormerPixelDecoder:
         weights[name] = tensor
     missing, unexpected = twin.load_state_dict(weights, strict=False)
     assert not missing and set(unexpected) == {"adapter_1.0.bias", "layer_1.0.bias"}
-    twin.lateral_convolutions = [decoder.adapter_1]
-    twin.output_convolutions = [decoder.layer_1]
+    twin.lateral_convolutions = [nn.Sequential(*decoder.adapter_1[:2], nn.ReLU())]
+    twin.output_convolutions = [nn.Sequential(*decoder.layer_1[:2], nn.ReLU())]
     return twin
 
 

@@ -40,7 +40,7 @@ def position_index(window: int, device: torch.device) -> Int[Tensor, "A A"]:
         return offset[..., 0] * (2 * window - 1) + offset[..., 1]
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=16)
 def shift_mask(hw: tuple[int, int], window: int, device: torch.device) -> Float[Tensor, "M A A"]:
     """What keeps apart, within a window, places that only the cyclic shift of a map of size `hw` made neighbours."""
     with torch.inference_mode(False):
