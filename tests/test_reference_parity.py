@@ -76,8 +76,8 @@ class Case:
     def __init__(self, seed: str, config: CrossViewConfig) -> None:
         self.config = config
         self.meta = json.loads((TINY / f"meta_{seed}.json").read_text())
-        self.inputs = load_file(TINY / f"inputs_{seed}.safetensors")
-        self.outputs = load_file(TINY / f"outputs_{seed}.safetensors")
+        files = (TINY / f"{kind}_{seed}.safetensors" for kind in ("inputs", "outputs"))
+        self.inputs, self.outputs = (load_file(path) if path.is_file() else {} for path in files)
         self.compared = 0
 
     def masks(self, index: int, kind: str) -> list[np.ndarray]:
@@ -87,6 +87,8 @@ class Case:
 
     def sample(self, index: int, tail: str) -> Sample:
         config = self.config
+        if f"sample{index}.raw_query_image_u8_hwc" not in self.inputs:
+            pytest.skip("no raw images in this folder")
         views = [
             View.of(
                 view, self.inputs[f"sample{index}.raw_{view}_image_u8_hwc"].numpy(), config.image_size, config.pad_value
@@ -154,8 +156,8 @@ def sampled(grid, points, counts, features=None):
 
 def test_pixels(case):
     for index, record in enumerate(case.meta["records"]):
-        if f"sample{index}.raw_query_image_u8_hwc" not in case.inputs:
-            continue
+        if index and f"sample{index}.raw_query_image_u8_hwc" not in case.inputs:
+            continue  # a reduced folder holds the first record only
         sample = case.sample(index, "")
         assert sample.target.fit.hw == (record["image_info"]["height"], record["image_info"]["width"])
         for view, kind in (("query", "first_frame_anns"), ("target", "anns")):
