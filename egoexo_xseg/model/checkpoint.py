@@ -24,6 +24,7 @@ from egoexo_xseg.model.configuration import CrossViewConfig
 from egoexo_xseg.model.prompts import PromptBuilder, byte_tokenizer
 from egoexo_xseg.model.released import from_released, is_dead
 from egoexo_xseg.model.segmenter import CrossViewSegmenter
+from egoexo_xseg.progress import detail
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 SINGLES = ("model.safetensors", "pytorch_model.bin")
@@ -50,6 +51,9 @@ def load_checkpoint(
     files = weight_files(folder)
     shapes = {name: tensor for path in files for name, tensor in _iter_weights(path, headers_only=True)}
     config, released = _read_config(folder, shapes)
+    dead = [name for name in shapes if released and is_dead(name)]
+    if dead:
+        detail(f"{folder}: weights that play no part are dropped: {_listed(dead)}")
     prompts = PromptBuilder.load(folder)
     num_tokens, rows = prompts.tokenizer.get_vocab_size(), config.language.vocab_size
     if num_tokens > rows:
@@ -210,9 +214,6 @@ def _read_json(path: Path) -> dict:
 def _translate(weights: Mapping[str, Tensor], released_heads: int | None) -> dict[str, Tensor]:
     if released_heads is None:
         return dict(weights)
-    dead = [name for name in weights if is_dead(name)]
-    if len(weights) > 1 and dead:
-        log.info("weights that play no part are dropped: %s", _listed(dead))
     return from_released(weights, released_heads)
 
 
