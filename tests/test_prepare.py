@@ -1,0 +1,159 @@
+"""The raw release becomes processed takes, whatever is missing or broken in it, also after a kill."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from egoexo_xseg.data.annotations import open_annotations
+from egoexo_xseg.data.images import read_image
+from egoexo_xseg.data.lzstring import compress
+from egoexo_xseg.errors import AnnotationError, MediaError
+from egoexo_xseg.jobs.prepare import prepare
+from egoexo_xseg.masks import mask_to_rle
+
+EGO, EXO = "aria01_214-1", "cam01"
+HW = {EGO: (64, 64), EXO: (36, 64)}
+
+
+def write_video(path: Path, frames: int, hw: tuple[int, int]) -> None:
+    """Each frame is grey, a little brighter than the one before."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=30)
+        stream.height, stream.width, stream.pix_fmt = *hw, "yuv420p"
+        stream.codec_context.thread_count = 1
+        for index in range(frames):
+            image = np.full((*hw, 3), 40 + 2 * (index % 100), np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def write_raw(raw: Path, takes: int = 1, frames: int = 65, small: bool = True) -> list[str]:
+    uids = [f"uid-{index}" for index in range(takes)]
+    annotations = {}
+    for index, uid in enumerate(uids):
+        tracks = {}
+        for camera, hw in HW.items():
+            rle = mask_to_rle(np.eye(*hw, dtype=bool))
+            coded = {"height": hw[0], "width": hw[1], "encodedMask": compress(rle.counts)}
+            tracks[camera] = {"annotation": {"0": coded, "60": coded}, "annotated_frames": [0, 30, 60]}
+            folder = raw / "takes" / f"take_{index}" / "frame_aligned_videos" / ("downscaled/448" if small else "")
+            write_video(folder / f"{camera}.mp4", frames, hw)
+        annotations[uid] = {"take_name": f"take_{index}", "scenario": "Tea", "object_masks": {"cup _0 ": tracks}}
+    (raw / "annotations").mkdir(parents=True)
+    (raw / "annotations" / "relations_val.json").write_text(json.dumps({"annotations": annotations}))
+    names = [{"take_uid": uid, "take_name": f"take_{index}"} for index, uid in enumerate(uids)]
+    (raw / "takes.json").write_text(json.dumps(names))
+    return uids
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_prepares_small_videos_as_they_are(tmp_path):
+    (uid,) = write_raw(tmp_path / "raw")
+    summary = prepare(tmp_path / "raw", tmp_path / "data", split="val", workers=1)
+    assert (summary.prepared, summary.frames, summary.skipped, summary.notes) == (1, 6, [], [])
+    (take,) = open_annotations(tmp_path / "data", split="val")
+    (raw_take,) = open_annotations(tmp_path / "raw" / "annotations" / "relations_val.json")
+    assert (take.masks, take.annotated_frames, take.camera_hw) == (raw_take.masks, raw_take.annotated_frames, HW)
+    assert take.sampled_frames == (0, 30, 60) and take.take_name == "take_0" and take.scenario == "Tea"
+    for frame in (0, 30, 60):
+        image = read_image(tmp_path / "data" / uid / EXO / f"{frame}.jpg")
+        assert image.shape == (36, 64, 3) and abs(int(image.mean()) - (40 + 2 * frame)) <= 3
+
+
+def test_shrinks_full_size_videos_like_the_official_baseline(tmp_path):
+    (uid,) = write_raw(tmp_path / "raw", small=False)
+    prepare(tmp_path / "raw", tmp_path / "data", workers=1)
+    assert read_image(tmp_path / "data" / uid / EGO / "0.jpg").shape == (32, 32, 3)
+    assert read_image(tmp_path / "data" / uid / EXO / "0.jpg").shape == (9, 16, 3)
+
+
+def test_finished_takes_are_skipped_and_leftovers_cleared(tmp_path):
+    uids = write_raw(tmp_path / "raw", takes=2)
+    prepare(tmp_path / "raw", tmp_path / "data", takes=[uids[0]], workers=1)
+    (tmp_path / "data" / f".{uids[1]}.partial" / "junk").mkdir(parents=True)
+    summary = prepare(tmp_path / "raw", tmp_path / "data", workers=2)
+    assert (summary.prepared, summary.already) == (1, 1)
+    assert not list((tmp_path / "data").glob(".*"))
+    assert json.loads((tmp_path / "data" / "split.json").read_text()) == {"val": uids}
+
+
+def test_faults_of_the_release_are_reported(tmp_path):
+    raw = tmp_path / "raw"
+    uids = write_raw(raw, takes=4)
+    videos = [raw / "takes" / f"take_{i}" / "frame_aligned_videos/downscaled/448" for i in range(4)]
+    (videos[0] / f"{EXO}.mp4").unlink()
+    (videos[1] / f"{EGO}.mp4").unlink()
+    (videos[2] / f"{EGO}.mp4").write_bytes(b"no video")
+    write_video(videos[3] / f"{EXO}.mp4", 20, HW[EXO])
+    summary = prepare(raw, tmp_path / "data", workers=1)
+    assert summary.prepared == 2
+    assert summary.notes == [
+        f"take {uids[0]}, camera {EXO}: no video",
+        f"take {uids[3]}, camera {EXO}: the video ends at frame 20, masks go on to 60",
+    ]
+    broken = videos[2] / f"{EGO}.mp4"
+    assert summary.skipped == [
+        f"take {uids[1]}: no video of its ego camera in {videos[1].parents[1]}",
+        f"take {uids[2]}, camera {EGO}: {broken}: not readable as a video",
+    ]
+    assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["split.json", uids[0], uids[3]]
+
+
+def test_a_take_of_no_usable_name_is_skipped(tmp_path):
+    (uid,) = write_raw(tmp_path / "raw")
+    (tmp_path / "raw" / "takes.json").write_text(json.dumps([{"take_uid": uid, "take_name": "../../etc"}]))
+    summary = prepare(tmp_path / "raw", tmp_path / "data", workers=1)
+    assert summary.skipped == [f"take {uid}: it is not in takes.json and has no usable name ('../../etc')"]
+
+
+@pytest.mark.parametrize("cut", [100, 1000, 3000])
+def test_cut_videos_give_their_beginning_or_nothing(tmp_path, cut):
+    write_raw(tmp_path / "raw")
+    video = tmp_path / "raw/takes/take_0/frame_aligned_videos/downscaled/448" / f"{EGO}.mp4"
+    video.write_bytes(video.read_bytes()[:cut])
+    summary = prepare(tmp_path / "raw", tmp_path / "data", workers=1)
+    assert summary.prepared + len(summary.skipped) == 1
+
+
+def test_no_annotations(tmp_path):
+    with pytest.raises(AnnotationError) as caught:
+        prepare(tmp_path, tmp_path / "data", split="test")
+    assert str(caught.value) == f"{tmp_path}: no annotations/relations_test.json here. Download part `annotations`"
+
+
+def test_images_are_read_with_suspicion(tmp_path):
+    with pytest.raises(MediaError) as caught:
+        read_image(tmp_path / "0.jpg")
+    assert str(caught.value) == f"{tmp_path / '0.jpg'}: the frame is missing. Run xseg prepare"
+    (tmp_path / "0.jpg").write_bytes(b"\xff\xd8\xff no image")
+    with pytest.raises(MediaError, match="not readable as an image"):
+        read_image(tmp_path / "0.jpg")
+
+
+def test_killed_in_the_middle_and_started_again(tmp_path):
+    write_raw(tmp_path / "raw", takes=3, frames=150)
+    prepare(tmp_path / "raw", tmp_path / "calm", workers=1)
+    code = f"from pathlib import Path; from egoexo_xseg.jobs.prepare import prepare; prepare(Path({str(tmp_path / 'raw')!r}), Path({str(tmp_path / 'data')!r}), workers=1)"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    while not list((tmp_path / "data").glob(".uid*.partial/*/*.jpg")):
+        assert process.poll() is None, "it was too quick to be killed"
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert list((tmp_path / "data").glob(".uid*.partial"))
+    prepare(tmp_path / "raw", tmp_path / "data", workers=1)
+    assert contents(tmp_path / "data") == contents(tmp_path / "calm")
