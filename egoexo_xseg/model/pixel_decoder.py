@@ -53,7 +53,7 @@ def sample_by_gather(
 ) -> Float[Tensor, "B L heads*d"]:
     """The same function as `sample_by_grid`, as one weighted gather over maps, points and their four neighbours.
 
-    On a CPU some seven times faster: arithmetic runs over long rows with one map's plain numbers, and nothing is
+    On a CPU some six times faster: arithmetic runs over long rows with one map's plain numbers, and nothing is
     sampled only to be weighted afterwards.
     """
     B, T, heads, d = values.shape
