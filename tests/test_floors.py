@@ -13,7 +13,16 @@ errors progress
 masks
 records
 world.*
-model.*
+model.configuration model.prompts model.positions model.released
+model.inputs model.swin model.projector model.losses
+model.conditions model.assignment model.pixel_decoder model.mask_decoder
+model.segmenter
+model.checkpoint
+model.hub
+data.lzstring data.metrics
+data.annotations
+data.captions
+data.pairs data.predictions data.submission
 data.*
 jobs.*
 cli.app

@@ -1,0 +1,231 @@
+"""A model over every pair of a split and direction: one file a take, written whole, with a manifest beside them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from egoexo_xseg import __version__
+from egoexo_xseg.data.annotations import Take, open_annotations
+from egoexo_xseg.data.captions import Captions
+from egoexo_xseg.data.dataset import PairReader
+from egoexo_xseg.data.pairs import iter_pairs
+from egoexo_xseg.errors import PredictionError, XsegError
+from egoexo_xseg.masks import mask_to_rle, scored_hw
+from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint
+from egoexo_xseg.model.hub import default_model, resolve_model
+from egoexo_xseg.model.inputs import Sample, collate
+from egoexo_xseg.model.segmenter import CrossViewSegmenter
+from egoexo_xseg.progress import detail, track
+from egoexo_xseg.records import Direction, Pair, Prediction
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """What to predict, with which model, and where to."""
+
+    data: Path
+    out: Path
+    direction: Direction
+    model: str | None = None  # the released checkpoint of the direction
+    split: str | None = None
+    takes: tuple[str, ...] = ()
+    captions: Path | None = None
+    device: str | None = None  # a GPU if there is one
+    dtype: str | None = None  # bfloat16 on a GPU, float32 elsewhere
+    batch_size: int = 4
+    shard: tuple[int, int] = (1, 1)
+
+
+@dataclass
+class PredictSummary:
+    """What a run did; `faults` names the pairs without an answer, which the same command tries again."""
+
+    folder: Path
+    takes: int = 0
+    already: int = 0
+    predictions: int = 0
+    faults: list[str] = field(default_factory=list)
+
+
+def predict(options: PredictOptions) -> PredictSummary:
+    """Predict masks and visibility for every object, camera pair and query frame of a split.
+
+    Each take becomes `<out>/<direction>/<take_uid>.jsonl`, written under a temporary name and renamed, so that a
+    killed run continues with the take that it had begun, and ends with the same bytes. A pair that fails is named and
+    left out; `<take_uid>.faults.txt` then asks for another try.
+    """
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = options.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+    options = replace(options, device=device, dtype=dtype, model=options.model or default_model(options.direction))
+    annotations = open_annotations(options.data, split=options.split, takes=options.takes)
+    captions = Captions.read(options.captions) if options.captions else None
+    index, count = options.shard
+    uids = annotations.take_uids[index - 1 :: count]
+
+    summary = PredictSummary(options.out / options.direction.value)
+    checkpoint = resolve_model(options.model)
+    _settle(summary.folder, _manifest(options, checkpoint))
+    open_uids = [uid for uid in uids if not _is_done(summary.folder, uid)]
+    summary.already = len(uids) - len(open_uids)
+    if open_uids:
+        predictor = Predictor(options, checkpoint)
+        for uid in track(open_uids, f"Predicting {options.direction.value}", total=len(open_uids)):
+            take = annotations.load(uid)
+            summary.predictions += predictor.write_take(take, captions, summary)
+            summary.takes += 1
+    summary.faults += map(str, annotations.faults)
+    return summary
+
+
+class Predictor:
+    """A loaded model and its reader, for one take after the other."""
+
+    def __init__(self, options: PredictOptions, checkpoint: Path) -> None:
+        self.options = options
+        self.segmenter, prompts = load_checkpoint(checkpoint, device=options.device, dtype=DTYPES[options.dtype])
+        config = self.segmenter.config
+        self.reader = PairReader(prompts, config.image_size, config.pad_value)
+
+    def write_take(self, take: Take, captions: Captions | None, summary: PredictSummary) -> int:
+        """Predict a take into its file; returns the number of predictions."""
+        faults: list[str] = []
+        lines = [prediction.to_line() + "\n" for prediction in self.iter_take(take, captions, faults)]
+        path = summary.folder / f"{take.take_uid}.jsonl"
+        notes = path.with_suffix(".faults.txt")
+        if faults:
+            notes.write_text("".join(f"{fault}\n" for fault in faults), "utf-8")
+        _write(path, "".join(lines))
+        if not faults:
+            notes.unlink(missing_ok=True)
+        summary.faults += faults
+        detail(f"take {take.take_uid}: {len(lines)} predictions, {len(faults)} faults")
+        return len(lines)
+
+    def iter_take(self, take: Take, captions: Captions | None, faults: list[str]) -> Iterator[Prediction]:
+        """Predictions in the order of `iter_pairs`; batches never span takes, so that a take's bytes are its own."""
+        if take.folder is None:
+            raise PredictionError("annotations without frames", where=f"take {take.take_uid}", remedy="xseg prepare")
+        batch: list[tuple[Pair, Sample]] = []
+        for pair in _iter_small(iter_pairs(take, self.options.direction, captions), self.most_objects):
+            try:
+                batch.append((pair, self.reader.read(pair, take.folder)))
+            except XsegError as fault:
+                faults.append(str(fault))
+            if len(batch) == self.options.batch_size:
+                yield from self._answer(batch, faults)
+                batch = []
+        if batch:
+            yield from self._answer(batch, faults)
+
+    @property
+    def most_objects(self) -> int:
+        """Objects that one record can tell apart: there is a proposal for each."""
+        return self.segmenter.config.decoder.num_mask_tokens
+
+    def _answer(self, batch: Sequence[tuple[Pair, Sample]], faults: list[str]) -> Iterator[Prediction]:
+        """Predictions of a batch; what does not fit into memory is tried again record by record."""
+        try:
+            answers = list(answer_pairs(self.segmenter, batch))
+        except (torch.OutOfMemoryError, MemoryError):
+            if len(batch) > 1:
+                for single in batch:
+                    yield from self._answer([single], faults)
+            else:
+                faults.append(f"{batch[0][0]}: out of memory on {self.options.device}")
+            return
+        yield from answers
+
+
+def answer_pairs(segmenter: CrossViewSegmenter, batch: Sequence[tuple[Pair, Sample]]) -> Iterator[Prediction]:
+    """Masks at the size that the scorer demands; the chosen proposal's score stands for the object's visibility."""
+    sizes = [scored_hw(pair.target_hw) for pair, _ in batch]
+    answers = segmenter.segment(collate([sample for _, sample in batch]).to(segmenter.device), sizes)
+    for (pair, _), answer in zip(batch, answers, strict=True):
+        masks = answer.masks.numpy()
+        for entry, mask, score, margin in zip(
+            pair.objects, masks, answer.scores.tolist(), answer.margins.tolist(), strict=True
+        ):
+            yield Prediction(
+                take_uid=pair.take_uid,
+                object_id=entry.object_id,
+                query_camera=pair.query_camera,
+                target_camera=pair.target_camera,
+                frame=pair.frame,
+                mask=mask_to_rle(np.asarray(mask)),
+                visibility=min(max(score, 0.0), 1.0),
+                score=min(max(score, 0.0), 1.0),
+                margin=margin,
+            )
+
+
+def _iter_small(pairs: Iterator[Pair], most: int) -> Iterator[Pair]:
+    """Pairs of at most `most` objects; larger ones in several parts."""
+    for pair in pairs:
+        for start in range(0, len(pair.objects), most):
+            yield replace(pair, objects=pair.objects[start : start + most])
+
+
+def _is_done(folder: Path, uid: str) -> bool:
+    return (folder / f"{uid}.jsonl").is_file() and not (folder / f"{uid}.faults.txt").exists()
+
+
+def _manifest(options: PredictOptions, checkpoint: Path) -> dict[str, Any]:
+    """What made the folder; `identity` must be the same for all of it."""
+    captions = options.captions
+    return {
+        "identity": {
+            "model": checkpoint_hash(checkpoint),
+            "captions": hashlib.sha256(captions.read_bytes()).hexdigest() if captions else None,
+            "dtype": options.dtype,
+            "direction": options.direction.value,
+        },
+        "model": str(options.model),
+        "captions": str(captions) if captions else None,
+        "data": str(options.data),
+        "split": options.split,
+        "batch_size": options.batch_size,
+        "device": options.device,
+        "threads": torch.get_num_threads(),
+        "versions": {
+            "xseg": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    }
+
+
+def _settle(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write the manifest, or make sure that the one in place names the same model, captions and precision."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "manifest.json"
+    if path.is_file():
+        try:
+            before = json.loads(path.read_bytes()).get("identity", {})
+        except (ValueError, AttributeError, RecursionError):
+            raise PredictionError("not readable as a manifest", where=path, remedy="Choose another --out") from None
+        other = [name for name, value in manifest["identity"].items() if before.get(name) != value]
+        if other:
+            problem = f"this folder holds predictions made with another {' and '.join(other)}"
+            raise PredictionError(problem, where=folder, remedy="Choose another --out, or delete it")
+        return
+    _write(path, json.dumps(manifest, indent=1) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(text, "utf-8")
+    os.replace(partial, path)

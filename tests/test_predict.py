@@ -1,0 +1,190 @@
+"""Prediction jobs: complete, resumable to the same bytes, honest about what failed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import write_take
+
+from egoexo_xseg.data.annotations import open_annotations
+from egoexo_xseg.data.pairs import iter_pairs
+from egoexo_xseg.errors import PredictionError
+from egoexo_xseg.jobs import predict as job
+from egoexo_xseg.jobs.predict import PredictOptions, predict
+from egoexo_xseg.masks import rle_area, scored_hw
+from egoexo_xseg.model.checkpoint import new_checkpoint
+from egoexo_xseg.model.configuration import CrossViewConfig
+from egoexo_xseg.records import Direction, Prediction
+
+
+@pytest.fixture
+def options(data, tmp_path, tiny_model) -> PredictOptions:
+    return PredictOptions(data, tmp_path / "pred", Direction.EGO_EXO, str(tiny_model), device="cpu")
+
+
+def read(path: Path) -> list[Prediction]:
+    return [Prediction.from_line(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("direction", Direction)
+def test_answers_everything_that_is_asked(options, direction):
+    summary = predict(replace(options, direction=direction))
+    assert (summary.takes, summary.already, summary.faults) == (2, 0, [])
+    for take in open_annotations(options.data):
+        pairs = list(iter_pairs(take, direction))
+        asked = [(p.take_uid, o.object_id, p.query_camera, p.target_camera, p.frame) for p in pairs for o in p.objects]
+        answers = read(options.out / direction.value / f"{take.take_uid}.jsonl")
+        assert [answer.key for answer in answers] == asked
+        for answer in answers:
+            assert answer.mask.hw == scored_hw(take.camera_hw[answer.target_camera])
+            assert rle_area(answer.mask) > 0 and 0 <= answer.visibility <= 1
+
+
+def test_same_command_same_bytes(options, tmp_path):
+    predict(options)
+    predict(replace(options, out=tmp_path / "again"))
+    first, second = contents(options.out / "ego2exo"), contents(tmp_path / "again" / "ego2exo")
+    assert first == second and {"take-a.jsonl", "take-b.jsonl", "manifest.json"} == set(first)
+
+
+def test_renaming_all_objects_changes_no_answer(options, tmp_path):
+    import numpy as np
+
+    predict(options)
+    for seed, uid in enumerate(("take-a", "take-b")):
+        write_take(options.data / uid, np.random.default_rng(seed), ("a steel kettle", "b", "stainless bowl_0"))
+    predict(replace(options, out=tmp_path / "renamed"))
+    for uid in ("take-a", "take-b"):
+        before, after = (read(out / "ego2exo" / f"{uid}.jsonl") for out in (options.out, tmp_path / "renamed"))
+        assert [replace(p, object_id="") for p in before] == [replace(p, object_id="") for p in after]
+
+
+def test_batches_answer_like_single_records(options, tmp_path):
+    predict(replace(options, batch_size=1))
+    predict(replace(options, batch_size=5, out=tmp_path / "batched"))
+    single, batched = (read(out / "ego2exo" / "take-a.jsonl") for out in (options.out, tmp_path / "batched"))
+    assert [p.key for p in single] == [p.key for p in batched]
+    assert max(abs(a.score - b.score) for a, b in zip(single, batched, strict=True)) < 1e-5
+    assert sum(a.mask == b.mask for a, b in zip(single, batched, strict=True)) >= len(single) - 1
+
+
+def test_finished_takes_are_left_alone(options, monkeypatch):
+    predict(options)
+    monkeypatch.setattr(job, "load_checkpoint", lambda *args, **kwargs: pytest.fail("nothing was left to do"))
+    summary = predict(options)
+    assert (summary.takes, summary.already) == (0, 2)
+
+
+def test_shards_share_the_work(options):
+    one, two = (predict(replace(options, shard=(index, 2))) for index in (1, 2))
+    assert one.takes == two.takes == 1
+    assert {path.name for path in (options.out / "ego2exo").glob("*.jsonl")} == {"take-a.jsonl", "take-b.jsonl"}
+
+
+def test_two_models_do_not_mix(options, tmp_path):
+    predict(replace(options, takes=("take-a",)))
+    new_checkpoint(tmp_path / "other", CrossViewConfig.tiny(), seed=1)
+    with pytest.raises(PredictionError) as caught:
+        predict(replace(options, model=str(tmp_path / "other")))
+    problem = "this folder holds predictions made with another model"
+    assert str(caught.value) == f"{options.out / 'ego2exo'}: {problem}. Choose another --out, or delete it"
+
+
+def test_captions_are_part_of_the_identity(options, tmp_path):
+    predict(replace(options, takes=("take-a",)))
+    row = {"take_uid": "take-a", "object_id": "red cup _0", "camera": "cam01", "frame": None, "caption": "a cup"}
+    (tmp_path / "captions.jsonl").write_text(json.dumps(row))
+    with pytest.raises(PredictionError, match="made with another captions"):
+        predict(replace(options, captions=tmp_path / "captions.jsonl"))
+
+
+def test_manifest_says_what_ran(options, tiny_model):
+    predict(options)
+    manifest = json.loads((options.out / "ego2exo" / "manifest.json").read_text())
+    assert len(manifest["identity"]["model"]) == 64 and manifest["identity"]["dtype"] == "float32"
+    assert manifest["model"] == str(tiny_model) and manifest["versions"]["torch"] == torch.__version__
+
+
+def test_missing_and_broken_frames_are_named_and_tried_again(options):
+    missing, broken = (options.data / "take-a" / "cam01" / name for name in ("0.jpg", "30.jpg"))
+    kept = missing.read_bytes()
+    missing.unlink()
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:100])
+    summary = predict(options)
+    where = "take take-a, aria01_214-1 to cam01, frame"
+    assert summary.faults == [
+        f"{where} 0: {missing}: the frame is missing. Run xseg prepare",
+        f"{where} 30: {broken}: not readable as an image",
+    ]
+    file = options.out / "ego2exo" / "take-a.jsonl"
+    assert {(p.target_camera, p.frame) for p in read(file)} == {
+        ("cam01", 60),
+        ("cam02", 0),
+        ("cam02", 30),
+        ("cam02", 60),
+    }
+    missing.write_bytes(kept)
+    broken.write_bytes(whole)
+    again = predict(options)
+    assert (again.takes, again.already, again.faults) == (1, 1, []) and len(read(file)) == 12
+    assert not list(file.parent.glob("*.faults.txt"))
+
+
+def test_a_batch_that_is_too_large_is_tried_in_parts(options, monkeypatch):
+    def answer(segmenter, batch):
+        if len(batch) > 1 or batch[0][0].frame == 30:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return answer_pairs(segmenter, batch)
+
+    answer_pairs = job.answer_pairs
+    monkeypatch.setattr(job, "answer_pairs", answer)
+    summary = predict(replace(options, takes=("take-a",)))
+    assert summary.faults == [
+        f"take take-a, aria01_214-1 to {camera}, frame 30: out of memory on cpu" for camera in ("cam01", "cam02")
+    ]
+    assert len(read(options.out / "ego2exo" / "take-a.jsonl")) == 8
+
+
+def test_more_objects_than_proposals_are_answered_in_parts(options):
+    import numpy as np
+
+    write_take(options.data / "take-a", np.random.default_rng(0), tuple(f"object {index}" for index in range(30)))
+    summary = predict(replace(options, takes=("take-a",)))
+    answers = read(options.out / "ego2exo" / "take-a.jsonl")
+    assert not summary.faults and len({answer.key for answer in answers}) == len(answers) == 29 * 6
+
+
+def test_killed_in_the_middle_and_started_again(options, tmp_path):
+    predict(replace(options, out=tmp_path / "calm"))
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom egoexo_xseg.jobs import predict as job\n"
+        "from egoexo_xseg.records import Direction\n"
+        "write = job._write\n"
+        "job._write = lambda path, text: (write(path, text), 'take-a' in path.name and time.sleep(60))\n"
+        f"job.predict(job.PredictOptions(Path({str(options.data)!r}), Path({str(options.out)!r}), "
+        f"Direction.EGO_EXO, {options.model!r}, device='cpu'))"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code])
+    while not (options.out / "ego2exo" / "take-a.jsonl").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    (options.out / "ego2exo" / ".take-b.jsonl.1.partial").write_text("half a li")
+    predict(options)
+    calm, resumed = contents(tmp_path / "calm" / "ego2exo"), contents(options.out / "ego2exo")
+    assert {name: data for name, data in resumed.items() if not name.startswith(".")} == calm
