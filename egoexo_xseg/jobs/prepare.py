@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from egoexo_xseg.data.annotations import NAME, Fault, Take, open_annotations, re
 from egoexo_xseg.data.images import frame_path, import_cv2
 from egoexo_xseg.errors import AnnotationError, MediaError
 from egoexo_xseg.masks import MAX_SIDE
+from egoexo_xseg.parallel import map_processes
 from egoexo_xseg.progress import detail, track
 from egoexo_xseg.records import is_ego
 
@@ -92,7 +91,7 @@ def prepare(
                 continue
             orders.append(_Order(take, raw / "takes" / name / "frame_aligned_videos", data / uid))
         summary.faults += annotations.faults
-    for result in track(_run(orders, workers), "Preparing takes", total=len(orders)):
+    for result in track(map_processes(_prepare_take, orders, workers), "Preparing takes", total=len(orders)):
         summary.frames += result.frames
         summary.notes += result.notes
         if result.skipped:
@@ -135,15 +134,6 @@ def _merge_split(data: Path, split: str, uids: Sequence[str]) -> None:
     known = splits.get(split)
     known = known if isinstance(known, list) else []
     _write_json(path, splits | {split: known + [uid for uid in uids if uid not in known]})
-
-
-def _run(orders: list[_Order], workers: int | None) -> Iterator[_Result]:
-    workers = min(workers or os.cpu_count() or 1, len(orders))
-    if workers <= 1:
-        yield from map(_prepare_take, orders)
-        return
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        yield from pool.map(_prepare_take, orders)
 
 
 def _prepare_take(order: _Order) -> _Result:

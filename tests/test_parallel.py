@@ -1,0 +1,35 @@
+"""Results come in order whatever the number of processes, and faults come whole."""
+
+from __future__ import annotations
+
+import pytest
+
+from egoexo_xseg.errors import MediaError
+from egoexo_xseg.parallel import map_processes
+
+
+def double(value: int) -> int:
+    if value == 7:
+        raise MediaError("seven", where="take 7", remedy="count on")
+    return 2 * value
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_order(workers):
+    assert list(map_processes(double, iter(range(7)), workers)) == [0, 2, 4, 6, 8, 10, 12]
+
+
+def test_nothing():
+    assert list(map_processes(double, [])) == []
+
+
+def test_faults_cross_processes():
+    with pytest.raises(MediaError) as caught:
+        list(map_processes(double, [7, 8], workers=2))
+    assert str(caught.value) == "take 7: seven. count on"
+
+
+def test_items_are_drawn_as_they_are_needed():
+    drawn = []
+    results = map_processes(double, (drawn.append(i) or i for i in range(6)), workers=1)
+    assert next(results) == 0 and drawn == [0, 1]
