@@ -1,0 +1,269 @@
+"""The official evaluation, take by take, with tables that tell where the score comes from."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from egoexo_xseg.data.annotations import Annotations, Take
+from egoexo_xseg.data.metrics import (
+    CONFIDENCE_THRESHOLD,
+    BoxedMask,
+    balanced_accuracy,
+    box_rle,
+    box_truth,
+    score_masks,
+)
+from egoexo_xseg.data.pairs import iter_pairs
+from egoexo_xseg.data.submission import pair_key, read_submission, written_whole
+from egoexo_xseg.errors import MaskError, SubmissionError
+from egoexo_xseg.masks import Rle, rle_area
+from egoexo_xseg.parallel import map_processes
+from egoexo_xseg.progress import track
+from egoexo_xseg.records import Direction
+
+LISTED = 5
+
+SIZES = (
+    (0.001, "< 0.1%"),
+    (0.0025, "0.1-0.25%"),
+    (0.005, "0.25-0.5%"),
+    (0.01, "0.5-1%"),
+    (0.05, "1-5%"),
+    (1.0, "> 5%"),
+)
+"""Upper bounds of the groups by the object's share of the image."""
+
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredSample:
+    """One object in one annotated target frame; what needs a visible object is None where it is not."""
+
+    direction: str
+    take_uid: str
+    object_id: str
+    query_camera: str
+    target_camera: str
+    frame: int
+    visible: bool
+    confidence: float
+    iou: float | None = None
+    location_error: float | None = None
+    contour_accuracy: float | None = None
+    existence: bool | None = None
+    area_share: float | None = None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A direction's official scores (means over visible samples; visibility over all annotated ones)."""
+
+    iou: float
+    location_error: float
+    contour_accuracy: float
+    visibility_balanced_accuracy: float
+    existence_accuracy: float
+    samples: int
+
+    def to_json(self) -> dict[str, float | int]:
+        return {entry.name: getattr(self, entry.name) for entry in fields(self)}
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """Mean IoU of a group, with the interval that holds 95% of the means when takes are drawn anew."""
+
+    name: str
+    samples: int
+    iou: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Every sample's scores, and what they come to."""
+
+    samples: dict[Direction, list[ScoredSample]]
+
+    @property
+    def scores(self) -> dict[Direction, Scores]:
+        return {direction: summarise(samples) for direction, samples in self.samples.items()}
+
+    def to_json(self) -> dict[str, dict[str, float | int]]:
+        return {direction.value: scores.to_json() for direction, scores in self.scores.items()}
+
+    def tables(self, direction: Direction) -> dict[str, list[GroupRow]]:
+        """IoU of visible objects by their size, by take and by camera."""
+        samples = [sample for sample in self.samples[direction] if sample.visible]
+        return {
+            "object size": group(samples, lambda sample: _size_name(sample.area_share), [name for _, name in SIZES]),
+            "take": group(samples, lambda sample: sample.take_uid),
+            "target camera": group(samples, lambda sample: sample.target_camera),
+        }
+
+
+def evaluate(submissions: Sequence[Path], annotations: Annotations, *, workers: int | None = None) -> Evaluation:
+    """Score submissions, each of one direction or both, against annotations with target masks.
+
+    Equal to the official evaluator, whatever the number of processes. Takes that the annotations lack are ignored;
+    an answer that is missing or unusable where one is scored is an error that lists the first of them.
+    """
+    results: dict[Direction, Mapping[str, Any]] = {}
+    for path in submissions:
+        for direction, takes in read_submission(path).items():
+            if direction in results:
+                raise SubmissionError(f"a second file with {direction.challenge_key} results", where=path)
+            results[direction] = takes
+    jobs = (
+        (take, {direction: takes.get(take.take_uid) for direction, takes in results.items()}) for take in annotations
+    )
+    samples: dict[Direction, list[ScoredSample]] = {direction: [] for direction in results}
+    faults: list[str] = []
+    for scored, found in track(map_processes(_score_take, jobs, workers), "Evaluating takes", total=len(annotations)):
+        faults += found
+        for direction, own in scored.items():
+            samples[direction] += own
+    if faults:
+        shown = "; ".join(faults[:LISTED]) + ("; ..." if len(faults) > LISTED else "")
+        where = ", ".join(map(str, submissions))
+        raise SubmissionError(
+            f"{len(faults)} answers cannot be scored: {shown}", where=where, remedy="See xseg validate"
+        )
+    if not any(samples.values()):
+        raise SubmissionError(
+            "no annotated target frames to score", where=annotations.source, remedy="Are its target masks hidden?"
+        )
+    return Evaluation(samples)
+
+
+def _score_take(job: tuple[Take, dict[Direction, Any]]) -> tuple[dict[Direction, list[ScoredSample]], list[str]]:
+    take, results = job
+    faults: list[str] = []
+    scored = {direction: list(iter_scored(take, direction, entry, faults)) for direction, entry in results.items()}
+    return scored, faults
+
+
+def iter_scored(take: Take, direction: Direction, entry: Any, faults: list[str]) -> Iterator[ScoredSample]:
+    """A take's samples in the order of its pairs; `entry` is the submission's part for the take."""
+    masks = entry.get("masks") if isinstance(entry, dict) else None
+    truths: dict[Rle, BoxedMask] = {}  # an ego frame is the target of several exo cameras
+    for pair in iter_pairs(take, direction):
+        key = pair_key(pair.query_camera, pair.target_camera)
+        for item in pair.objects:
+            if not item.annotated:
+                continue
+            place = (direction.value, take.take_uid, item.object_id, pair.query_camera, pair.target_camera, pair.frame)
+            try:
+                answer = masks[item.object_id][key][str(pair.frame)]
+                confidence, coded = answer["confidence"], answer["pred_mask"]
+            except (KeyError, TypeError):
+                faults.append(f"{_spell(place)}: no answer")
+                continue
+            if not isinstance(confidence, (int, float)):
+                faults.append(f"{_spell(place)}: confidence is {confidence!r}")
+                continue
+            sample = partial(ScoredSample, *place, visible=item.visible, confidence=float(confidence))
+            if item.target_mask is None:
+                yield sample()
+                continue
+            if item.target_mask not in truths:
+                truths[item.target_mask] = box_truth(item.target_mask)
+            try:
+                yield _score(truths[item.target_mask], item.target_mask, coded, sample)
+            except MaskError as fault:
+                faults.append(f"{_spell(place)}: {fault}")
+
+
+def _score(truth: BoxedMask, target: Rle, coded: object, sample: Callable[..., ScoredSample]) -> ScoredSample:
+    rle = Rle.from_json(coded)
+    if rle.hw != truth.hw:
+        raise MaskError(f"a mask of {rle.hw[0]}x{rle.hw[1]}, not {truth.hw[0]}x{truth.hw[1]}")
+    scores = score_masks(truth, box_rle(rle, truth.hw))
+    return sample(
+        iou=scores.iou,
+        location_error=scores.location_error,
+        contour_accuracy=scores.contour_accuracy,
+        existence=scores.existence,
+        area_share=rle_area(target) / (target.hw[0] * target.hw[1]),
+    )
+
+
+def _spell(place: tuple[str, str, str, str, str, int]) -> str:
+    direction, uid, object_id, query, target, frame = place
+    return f"{direction}, take {uid}, object {object_id!r}, {query} to {target}, frame {frame}"
+
+
+def summarise(samples: Sequence[ScoredSample]) -> Scores:
+    """Micro-averages: every object, camera pair and frame counts once."""
+    seen = [sample for sample in samples if sample.visible]
+
+    def mean(name: str) -> float:
+        return float(np.mean([getattr(sample, name) for sample in seen])) if seen else float("nan")
+
+    predicted = [sample.confidence > CONFIDENCE_THRESHOLD for sample in samples]
+    return Scores(
+        iou=mean("iou"),
+        location_error=mean("location_error"),
+        contour_accuracy=mean("contour_accuracy"),
+        visibility_balanced_accuracy=balanced_accuracy([sample.visible for sample in samples], predicted),
+        existence_accuracy=mean("existence"),
+        samples=len(samples),
+    )
+
+
+def group(
+    samples: Sequence[ScoredSample], name_of: Callable[[ScoredSample], str], order: Sequence[str] | None = None
+) -> list[GroupRow]:
+    """Mean IoU by group, in the given order or by name."""
+    groups: dict[str, list[ScoredSample]] = {}
+    for sample in samples:
+        groups.setdefault(name_of(sample), []).append(sample)
+    names = [name for name in order if name in groups] if order else sorted(groups)
+    return [_row(name, groups[name]) for name in names]
+
+
+def _row(name: str, samples: Sequence[ScoredSample]) -> GroupRow:
+    """The bootstrap draws whole takes, since the frames of a take resemble each other."""
+    takes: dict[str, list[float]] = {}
+    for sample in samples:
+        takes.setdefault(sample.take_uid, []).append(sample.iou or 0.0)
+    sums = np.array([sum(values) for values in takes.values()])
+    counts = np.array([len(values) for values in takes.values()])
+    drawn = np.random.default_rng(0).integers(0, len(takes), (RESAMPLES, len(takes)))
+    low, high = np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), [0.025, 0.975])
+    return GroupRow(name, len(samples), float(sums.sum() / counts.sum()), float(low), float(high))
+
+
+def _size_name(share: float | None) -> str:
+    return next(name for bound, name in SIZES if share is not None and share <= bound)
+
+
+def write_samples(evaluation: Evaluation, path: Path) -> None:
+    """One row of CSV per sample."""
+    with written_whole(path) as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(entry.name for entry in fields(ScoredSample))
+        for samples in evaluation.samples.values():
+            for sample in samples:
+                row = (getattr(sample, entry.name) for entry in fields(ScoredSample))
+                writer.writerow(int(value) if isinstance(value, bool) else value for value in row)
+
+
+def write_scores(evaluation: Evaluation, path: Path) -> None:
+    """The scores by direction; what is undefined (no absent object, none visible) is null."""
+    values = {
+        direction: {name: None if value != value else value for name, value in scores.items()}
+        for direction, scores in evaluation.to_json().items()
+    }
+    with written_whole(path) as file:
+        file.write(json.dumps(values, indent=1) + "\n")

@@ -1,0 +1,142 @@
+"""The official evaluator's values, and evaluations that say what is wrong instead of stopping dead."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import numpy as np
+import pytest
+
+from egoexo_xseg.data.annotations import open_annotations
+from egoexo_xseg.data.pairs import iter_pairs
+from egoexo_xseg.errors import SubmissionError
+from egoexo_xseg.jobs.evaluate import ScoredSample, evaluate, group, summarise, write_samples, write_scores
+from egoexo_xseg.records import Direction
+
+
+@pytest.fixture
+def case(golden):
+    folder = golden / "evaluator" / "case11"
+    if not folder.is_dir():
+        pytest.skip("no evaluator case in this folder")
+    return folder
+
+
+def test_equals_the_official_evaluator(golden):
+    cases = sorted((golden / "evaluator").glob("*/expected.json"))
+    assert cases
+    for expected in cases:
+        files = [expected.with_name(f"{direction.challenge_key}_pred.json") for direction in Direction]
+        found = evaluate(files, open_annotations(expected.with_name("gt.json")), workers=1).to_json()
+        for direction in Direction:
+            for name, value in json.loads(expected.read_text())[direction.challenge_key].items():
+                assert found[direction.value][name] == pytest.approx(value, abs=1e-9), (expected, direction, name)
+
+
+def test_number_of_processes_changes_nothing(case):
+    annotations = open_annotations(case / "gt.json")
+    one, two = (evaluate([case / "ego-exo_pred.json"], annotations, workers=workers) for workers in (1, 2))
+    assert one.to_json() == two.to_json() and one.samples == two.samples
+
+
+def test_files(case, tmp_path):
+    evaluation = evaluate([case / "ego-exo_pred.json"], open_annotations(case / "gt.json"), workers=1)
+    write_scores(evaluation, tmp_path / "scores.json")
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert list(scores) == ["ego2exo"]
+    assert list(scores["ego2exo"]) == [
+        "iou", "location_error", "contour_accuracy", "visibility_balanced_accuracy", "existence_accuracy", "samples",
+    ]  # fmt: skip
+    write_samples(evaluation, tmp_path / "samples.csv")
+    rows = list(csv.DictReader((tmp_path / "samples.csv").read_text().splitlines()))
+    assert len(rows) == scores["ego2exo"]["samples"]
+    ious = [float(row["iou"]) for row in rows if row["visible"] == "1"]
+    assert np.mean(ious) == pytest.approx(scores["ego2exo"]["iou"], abs=1e-12)
+
+
+def change(case, edit):
+    """The case's submission after `edit(answers of the first scored object, camera pair and frame)`."""
+    value = json.loads((case / "ego-exo_pred.json").read_text())
+    for take in open_annotations(case / "gt.json"):
+        for pair in iter_pairs(take, Direction.EGO_EXO):
+            for item in pair.objects:
+                if item.visible:
+                    key = f"{pair.query_camera}_{pair.target_camera}"
+                    frames = value["ego-exo"]["results"][take.take_uid]["masks"][item.object_id][key]
+                    edit(frames, str(pair.frame))
+                    return (
+                        value,
+                        f"ego2exo, take {take.take_uid}, object {item.object_id!r}, {pair.query_camera} to {pair.target_camera}, frame {pair.frame}",
+                    )
+    raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("edit", "problem"),
+    [
+        (lambda frames, key: frames.pop(key), "no answer"),
+        (lambda frames, key: frames.update({key: None}), "no answer"),
+        (lambda frames, key: frames[key].update(confidence=None), "confidence is None"),
+        (lambda frames, key: frames[key].update(confidence="0.9"), "confidence is '0.9'"),
+        (lambda frames, key: frames[key].update(pred_mask=None), "a mask must be an object with size and counts, found None"),
+        (lambda frames, key: frames[key]["pred_mask"].update(size=[480, 480]), "a mask of 480x480, not 270x480"),
+        (lambda frames, key: frames[key]["pred_mask"].update(counts=""), "a mask's counts are not a compressed run-length string"),
+    ],
+)  # fmt: skip
+def test_what_stops_the_official_evaluator_is_named(case, tmp_path, edit, problem):
+    value, place = change(case, edit)
+    (tmp_path / "s.json").write_text(json.dumps(value))
+    with pytest.raises(SubmissionError) as caught:
+        evaluate([tmp_path / "s.json"], open_annotations(case / "gt.json"), workers=1)
+    expected = f"1 answers cannot be scored: {place}: {problem}. See xseg validate"
+    assert str(caught.value) == f"{tmp_path / 's.json'}: {expected}"
+
+
+def test_a_direction_twice(case):
+    with pytest.raises(SubmissionError, match="a second file with ego-exo results"):
+        evaluate([case / "ego-exo_pred.json"] * 2, open_annotations(case / "gt.json"))
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("[", "not readable as JSON"),
+        ("[]", "neither ego-exo nor exo-ego results in this file. See xseg validate"),
+        ('{"ego-exo": {"results": []}}', "neither ego-exo nor exo-ego results in this file. See xseg validate"),
+    ],
+)
+def test_files_that_are_no_submission(case, tmp_path, text, problem):
+    (tmp_path / "s.json").write_text(text)
+    with pytest.raises(SubmissionError) as caught:
+        evaluate([tmp_path / "s.json"], open_annotations(case / "gt.json"))
+    assert str(caught.value) == f"{tmp_path / 's.json'}: {problem}"
+
+
+def sample(take, iou, visible=True, confidence=1.0, share=0.002):
+    scores = {"iou": iou, "location_error": 0.0, "contour_accuracy": 0.0, "existence": True} if visible else {}
+    return ScoredSample("ego2exo", take, "o", "a", "b", 0, visible, confidence, area_share=share, **scores)
+
+
+def test_summary_counts_every_annotated_frame():
+    scores = summarise([sample("a", 0.2), sample("a", 0.6, confidence=0.5), sample("b", None, False, 0.1)])
+    assert scores.iou == pytest.approx(0.4) and scores.samples == 3
+    assert scores.visibility_balanced_accuracy == 0.75  # exactly 0.5 is not visible
+
+
+def test_intervals_come_from_takes():
+    rows = group([sample("a", 0.0)] * 50 + [sample("b", 1.0)] * 50, lambda _: "all")
+    assert (rows[0].iou, rows[0].low, rows[0].high, rows[0].samples) == (0.5, 0.0, 1.0, 100)
+    (alone,) = group([sample("a", 0.3)] * 9, lambda _: "all")
+    assert alone.low == alone.high == pytest.approx(0.3)
+
+
+def test_tables(case):
+    evaluation = evaluate([case / "exo-ego_pred.json"], open_annotations(case / "gt.json"), workers=1)
+    tables = evaluation.tables(Direction.EXO_EGO)
+    scores = evaluation.scores[Direction.EXO_EGO]
+    for rows in tables.values():
+        total = sum(row.samples for row in rows)
+        assert sum(row.iou * row.samples for row in rows) / total == pytest.approx(scores.iou)
+        assert all(row.low <= row.iou <= row.high for row in rows)
+    assert [row.name for row in tables["target camera"]] == ["aria01_214-1"]
