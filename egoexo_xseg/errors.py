@@ -13,7 +13,8 @@ class XsegError(Exception):
     def __str__(self) -> str:
         """`where: problem. remedy.` on one line, whatever the parts contain."""
         line = f"{self.where}: {self.problem}" if self.where else self.problem
-        line = f"{line.rstrip('.')}. {self.remedy}" if self.remedy else line
+        if self.remedy:
+            line = f"{line}{'' if line.endswith('.') else '.'} {self.remedy}"
         return " ".join(line.split())
 
     def __reduce__(self):
