@@ -19,6 +19,7 @@ world.shadows
 world.render
 world.scene
 world.draws
+world.recording
 model.configuration model.prompts model.positions model.released
 model.inputs model.swin model.projector model.losses
 model.conditions model.assignment model.pixel_decoder model.mask_decoder

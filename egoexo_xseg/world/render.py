@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -35,36 +36,62 @@ class Moment:
         return np.array([*(solid.label for solid in self.solids), 0], np.uint8)
 
 
-Places = dict[int, tuple[slice, slice]]
-"""Rows and columns that each solid in view can touch."""
+Box = tuple[slice, slice]
+"""Rows and columns."""
+
+
+def find_places(moment: Moment, camera: Camera, hw: tuple[int, int]) -> dict[int, Box]:
+    """The pixels that each solid in view can touch."""
+    boxes = (
+        (number, pixel_box(solid, camera, hw))
+        for number, solid in enumerate(moment.solids)
+        if not (camera.worn and solid.worn)
+    )
+    return {number: place for number, place in boxes if place is not None}
 
 
 def trace(
-    moment: Moment, camera: Camera, hw: tuple[int, int]
-) -> tuple[Float32[np.ndarray, "H W"], Int16[np.ndarray, "H W"], Places]:
-    """Depth of the nearest solid and its number at every pixel, and where to look for each."""
+    moment: Moment, camera: Camera, hw: tuple[int, int], places: dict[int, Box], window: Box
+) -> tuple[Float32[np.ndarray, "H W"], Int16[np.ndarray, "H W"]]:
+    """Depth of the nearest solid and its number at every pixel of a window of the image."""
     x, y = camera.tangents(hw)
-    depth = np.full(hw, np.inf, np.float32)
-    owner = np.full(hw, NOBODY, np.int16)
-    places: Places = {}
-    for number, solid in enumerate(moment.solids):
-        if camera.worn and solid.worn:
+    top, left = window[0].start, window[1].start
+    shape = (window[0].stop - top, window[1].stop - left)
+    depth = np.full(shape, np.inf, np.float32)
+    owner = np.full(shape, NOBODY, np.int16)
+    for number, place in places.items():
+        rows, columns = (_common(side, other) for side, other in zip(place, window, strict=True))
+        if rows.start >= rows.stop or columns.start >= columns.stop:
             continue
-        place = pixel_box(solid, camera, hw)
-        if place is None:
-            continue
-        places[number] = rows, columns = place
+        solid = moment.solids[number]
         origin, axes = rays_into(solid, camera)
         distance = hit(solid, tuple(origin.tolist()), spread_rays(axes, x[None, columns], y[rows, None]))
-        closer = distance < depth[place]
-        np.copyto(depth[place], distance, where=closer)
-        np.copyto(owner[place], np.int16(number), where=closer)
-    return depth, owner, places
+        within = slice(rows.start - top, rows.stop - top), slice(columns.start - left, columns.stop - left)
+        closer = distance < depth[within]
+        np.copyto(depth[within], distance, where=closer)
+        np.copyto(owner[within], np.int16(number), where=closer)
+    return depth, owner
 
 
-def instances(moment: Moment, camera: Camera, hw: tuple[int, int]) -> UInt8[np.ndarray, "H W"]:
-    """Which query object each pixel's centre shows, 0 where none."""
-    return moment.labels[trace(moment, camera, hw)[1]]
+def _common(one: slice, other: slice) -> slice:
+    return slice(max(one.start, other.start), min(one.stop, other.stop))
+
+
+def object_masks(
+    moment: Moment, camera: Camera, hw: tuple[int, int]
+) -> Iterator[tuple[int, tuple[int, int], Bool[np.ndarray, "h w"]]]:
+    """Label, upper left corner and cropped mask of every query object that may be in view.
+
+    Only pixels around the objects are cast, so that masks of the release's size cost little.
+    """
+    places = find_places(moment, camera, hw)
+    for label in range(1, int(moment.labels.max()) + 1):
+        boxes = [places[number] for number in np.flatnonzero(moment.labels == label).tolist() if number in places]
+        if not boxes:
+            continue
+        window = tuple(slice(min(b[i].start for b in boxes), max(b[i].stop for b in boxes)) for i in (0, 1))
+        owner = trace(moment, camera, hw, places, window)[1]
+        yield label, (window[0].start, window[1].start), moment.labels[owner] == label
 
 
 def render(
@@ -75,7 +102,8 @@ def render(
     Room and table top are smooth, so one ray a pixel gives their colour, weighted by the share of it that they fill.
     """
     fine = (hw[0] * samples, hw[1] * samples)
-    depth, owner, places = trace(moment, camera, fine)
+    places = find_places(moment, camera, fine)
+    depth, owner = trace(moment, camera, fine, places, (slice(0, fine[0]), slice(0, fine[1])))
     picture = np.zeros((3, *hw), np.float32)
     for share, paint_in in (
         (_share(owner == NOBODY, samples), lambda rays: backdrop(moment.room, camera, rays)),
@@ -102,7 +130,7 @@ def _share(mask: Bool[np.ndarray, "H W"], samples: int) -> Float32[np.ndarray, "
 def _paint_solids(
     moment: Moment,
     camera: Camera,
-    traced: tuple[Float32[np.ndarray, "H W"], Int16[np.ndarray, "H W"], Places],
+    traced: tuple[Float32[np.ndarray, "H W"], Int16[np.ndarray, "H W"], dict[int, Box]],
     colours: Float32[np.ndarray, "3 H W"],
 ) -> None:
     depth, owner, places = traced
@@ -129,7 +157,7 @@ def _shade(
     origin, axes = rays_into(solid, camera)
     point = np.stack([o + t * d for o, d in zip(origin.tolist(), spread_rays(axes, x, y), strict=True)])
     normal, u, v, on_side = _surface(solid, point)
-    world = (solid.rotation / solid.half).astype(np.float32) @ normal
+    world = _turn(solid.rotation / solid.half, normal)
     world /= np.sqrt((world * world).sum(0))
     right, down, forward = (axis[:, None] for axis in camera.rotation.astype(np.float32))
     view = -(right * x + (down * y + forward))
@@ -137,7 +165,7 @@ def _shade(
     facing = (world * view).sum(0)
     inside = facing < 0
     world = np.where(inside, -world, world)
-    height = np.float32(solid.centre[2]) + (solid.rotation[2] * solid.half).astype(np.float32) @ point
+    height = np.float32(solid.centre[2]) + _turn((solid.rotation * solid.half)[2:], point)[0]
     open_sky = _open_sky(moment.room, solid, point, height, inside)
     paint = solid.paint
     albedo = np.array(paint.colour, np.float32)[:, None]
@@ -147,6 +175,15 @@ def _shade(
         share = share * on_side
         albedo = albedo + (np.array(paint.second, np.float32)[:, None] - albedo) * share
     return _lit(moment.room.light, paint.gloss, paint.metal, (albedo, world, view, open_sky))
+
+
+def _turn(matrix: Float[np.ndarray, "A 3"], vectors: Float32[np.ndarray, "3 N"]) -> Float32[np.ndarray, "A N"]:
+    """`matrix @ vectors`, but with sums in a fixed order: BLAS orders them by how many threads it finds."""
+    x, y, z = vectors
+    rows = np.empty((matrix.shape[0], x.size), np.float32)
+    for row, (a, b, c) in zip(rows, matrix.tolist(), strict=True):
+        row[:] = a * x + b * y + c * z
+    return rows
 
 
 def _surface(
@@ -205,7 +242,7 @@ def _lit(
     """Diffuse light, a highlight, and for metal a blurred reflection of ceiling and floor."""
     albedo, normal, view, sky_share = surface
     sun = np.array(light.direction, np.float32)
-    lambert = np.clip((sun @ normal) * np.float32(0.92) + np.float32(0.08), 0, 1) * sky_share
+    lambert = np.clip(_turn(sun[None], normal)[0] * np.float32(0.92) + np.float32(0.08), 0, 1) * sky_share
     upward = np.float32(0.5) * normal[2] + np.float32(0.5)
     facing = np.clip((normal * view).sum(0), 0, 1)
     half_way = view + sun[:, None]
