@@ -165,6 +165,7 @@ def _write_video(path: Path, pictures: Iterator[UInt8[np.ndarray, "H W 3"]], hw:
     """Each picture held for a second, as one group of pictures; one thread, so that the bytes are always the same."""
     import av
 
+    cv2 = import_cv2()
     with av.open(str(path), "w") as container:
         codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
         options = {"preset": "veryfast", "crf": "18", "sc_threshold": "0"} if codec == "libx264" else {"qscale": "2"}
@@ -173,7 +174,9 @@ def _write_video(path: Path, pictures: Iterator[UInt8[np.ndarray, "H W 3"]], hw:
         stream.pix_fmt, stream.gop_size, stream.max_b_frames = "yuv420p", FPS, 0
         stream.codec_context.thread_count = 1
         for second, image in enumerate(pictures):
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(format="yuv420p")
+            # Not FFmpeg's own conversion: at widths like 796 it lets what lies behind a row of memory into the last pixels.
+            planes = cv2.cvtColor(image, cv2.COLOR_RGB2YUV_I420)
+            frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
             for number in range(FPS):
                 frame.pts = second * FPS + number
                 container.mux(stream.encode(frame))
