@@ -31,9 +31,11 @@ data.annotations
 data.captions
 data.pairs data.predictions data.submission
 data.*
+jobs.sample jobs.prepare jobs.predict jobs.pack jobs.validate jobs.evaluate jobs.show
 jobs.*
 cli.app
 cli.data cli.model cli.scores
+cli.tour
 cli __main__
 """.split("\n")
 

@@ -1,4 +1,8 @@
 """The street: one short function per command, and the only place that prints errors."""
 
-from egoexo_xseg.cli.app import cli as cli  # isort: skip  (the group comes before the commands that join it)
-from egoexo_xseg.cli import data as data, model as model, scores as scores
+# ruff: noqa: I001 - the order of these lines is the order of the commands in the help
+from egoexo_xseg.cli.app import cli as cli
+from egoexo_xseg.cli import data as data
+from egoexo_xseg.cli import model as model
+from egoexo_xseg.cli import scores as scores
+from egoexo_xseg.cli import tour as tour

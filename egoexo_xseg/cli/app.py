@@ -51,6 +51,17 @@ def fail(line: str, code: int = 1) -> None:
     sys.exit(code)
 
 
+def report_faults(faults: Iterable[object], what: str, shown: int = 10) -> None:
+    """The first of some faults on standard error, and how many there were."""
+    lines = [str(fault) for fault in faults]
+    if lines:
+        click.echo(f"{len(lines)} {what}:", err=True)
+    for line in lines[:shown]:
+        click.echo(f"  {line}", err=True)
+    if len(lines) > shown:
+        click.echo(f"  ... and {len(lines) - shown} more (-v lists them)", err=True)
+
+
 def example(*lines: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Append an example to a command's help."""
 
@@ -62,7 +73,9 @@ def example(*lines: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def split_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--split", metavar="NAME", help="Only the takes of this split (train, val, test, ...).")(command)
+    return click.option("--split", metavar="NAME", help="Only the takes of this split (train, val, test, ...).")(
+        command
+    )
 
 
 def takes_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -111,4 +124,3 @@ def cli(verbose: bool) -> None:
     if verbose:
         logging.basicConfig(format="%(message)s", stream=sys.stderr)
         logging.getLogger("egoexo_xseg").setLevel(logging.INFO)
-

@@ -6,7 +6,17 @@ from pathlib import Path
 
 import click
 
-from egoexo_xseg.cli.app import EXISTING_FOLDER, FOLDER, cli, example, split_option, table, takes_option, workers_option
+from egoexo_xseg.cli.app import (
+    EXISTING_FOLDER,
+    FOLDER,
+    cli,
+    example,
+    report_faults,
+    split_option,
+    table,
+    takes_option,
+    workers_option,
+)
 
 
 @cli.command()
@@ -46,3 +56,6 @@ def prepare(raw: Path, data: Path, split: str | None, takes: tuple[str, ...], wo
 
     summary = run(raw, data, split=split, takes=takes, workers=workers)
     table(f"Prepared {data}", ("figure", "value"), summary.rows())
+    report_faults(summary.skipped, "takes were skipped")
+    report_faults(summary.notes, "videos are missing or cut short")
+    report_faults(summary.faults, "masks were skipped")

@@ -51,13 +51,28 @@ class PredictOptions:
 
 @dataclass
 class PredictSummary:
-    """What a run did; `faults` names the pairs without an answer, which the same command tries again."""
+    """What a run did; `faults` names the pairs without an answer, which the same command tries again.
+
+    `notes` names masks of the annotations that had to be skipped: nothing can be asked about them.
+    """
 
     folder: Path
     takes: int = 0
     already: int = 0
     predictions: int = 0
     faults: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def check_device(device: str | None) -> None:
+    """Refuse a device that torch does not know or cannot see."""
+    if device is None:
+        return
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        seen = f"{torch.cuda.device_count()} CUDA devices are seen"
+        raise XsegError(f"no device {device!r} here", remedy=f"Use cpu or cuda; {seen}") from None
 
 
 def predict(options: PredictOptions) -> PredictSummary:
@@ -86,7 +101,7 @@ def predict(options: PredictOptions) -> PredictSummary:
             take = annotations.load(uid)
             summary.predictions += predictor.write_take(take, captions, summary)
             summary.takes += 1
-    summary.faults += map(str, annotations.faults)
+    summary.notes += map(str, annotations.faults)
     return summary
 
 

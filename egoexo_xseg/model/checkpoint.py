@@ -126,6 +126,7 @@ def new_checkpoint(folder: Path, config: CrossViewConfig, seed: int) -> None:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         segmenter = CrossViewSegmenter(config)
+    config.untrained = True
     save_checkpoint(segmenter, PromptBuilder(byte_tokenizer()), folder)
 
 

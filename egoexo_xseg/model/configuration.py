@@ -95,6 +95,7 @@ class CrossViewConfig(PreTrainedConfig):
     swin: SwinShape = field(default_factory=SwinShape)
     projector: ProjectorShape = field(default_factory=ProjectorShape)
     decoder: DecoderShape = field(default_factory=DecoderShape)
+    untrained: bool = False  # weights as drawn: the model runs, and finds nothing
     language: PhiConfig | None = None  # Phi-1.5 with [PAD] and [SEG] added to its 50,295 tokens
 
     def __post_init__(self, **kwargs: Any) -> None:

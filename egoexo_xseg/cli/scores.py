@@ -1,0 +1,192 @@
+"""Commands about answers: pack, validate, evaluate, show."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from egoexo_xseg.cli.app import (
+    EXISTING_FILE,
+    EXISTING_FOLDER,
+    EXISTING_PATH,
+    FILE,
+    FOLDER,
+    cli,
+    example,
+    fail,
+    report_faults,
+    split_option,
+    table,
+    takes_option,
+    workers_option,
+)
+
+ANNOTATIONS_HELP = "relations_*.json, correspondence-gt.json, or a folder of prepared takes."
+
+
+def annotations_option(command):
+    return click.option("--annotations", type=EXISTING_PATH, required=True, help=ANNOTATIONS_HELP)(command)
+
+
+@cli.command()
+@click.argument("submission", type=FILE)
+@click.option("--predictions", type=EXISTING_FOLDER, default="predictions", show_default=True, help="What to pack.")
+@click.option("--data", type=EXISTING_PATH, required=True, help=f"What is asked for: {ANNOTATIONS_HELP}")
+@split_option
+@click.option(
+    "--fill",
+    type=click.Choice(["error", "center", "propagate"]),
+    default="error",
+    show_default=True,
+    help="What stands for a missing prediction: nothing (an error), a pixel, or the nearest frame's mask.",
+)
+@click.option("--partial", is_flag=True, help="Allow a file of one direction, which the server refuses.")
+@example("xseg pack submission.json --predictions PRED --data DATA --split val")
+def pack(submission: Path, predictions: Path, data: Path, split: str | None, fill: str, partial: bool) -> None:
+    """Write the challenge's submission from predictions.
+
+    Every take, object, camera pair and query frame that the server demands is in SUBMISSION, or there is no file.
+    """
+    from egoexo_xseg.data.annotations import open_annotations
+    from egoexo_xseg.jobs.pack import pack as run
+
+    summary = run(predictions, open_annotations(data, split=split), submission, fill=fill, partial=partial)
+    table(f"Packed {submission}", ("figure", "value"), summary.rows())
+    for direction in summary.directions_left_out:
+        click.echo(f"Warning: {submission} holds no {direction}: the server refuses it.", err=True)
+
+
+@cli.command()
+@click.argument("submission", type=EXISTING_FILE)
+@annotations_option
+@split_option
+@click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON.")
+@example("xseg validate submission.json --annotations RAW/annotations/relations_val.json")
+def validate(submission: Path, annotations: Path, split: str | None, as_json: bool) -> None:
+    """Check any submission against what the server demands.
+
+    Lists every fault with its take, object, cameras and frame, and what is legal but loses points. Exits with 1 if the
+    server would refuse the file.
+    """
+    from egoexo_xseg.data.annotations import open_annotations
+    from egoexo_xseg.jobs.validate import validate as run
+
+    report = run(submission, open_annotations(annotations, split=split))
+    if as_json:
+        click.echo(json.dumps(report.to_json(), indent=1))
+    else:
+        for finding in report.findings:
+            click.echo(f"{finding.severity}: {finding}")
+        rows = [(severity, kind, count) for (severity, kind), count in sorted(report.counts.items())]
+        if rows:
+            table("Findings", ("severity", "kind", "count"), rows)
+        for direction, count in report.predictions.items():
+            share = report.predicted_visible.get(direction, 0.0)
+            click.echo(f"{direction}: {count} predictions, {share:.1%} predicted visible")
+    if not report.valid:
+        fail(f"{submission} would be refused")
+    if not as_json:
+        click.echo(f"{submission} is valid.")
+
+
+@cli.command()
+@click.argument("submissions", metavar="SUBMISSION...", type=EXISTING_FILE, nargs=-1, required=True)
+@annotations_option
+@split_option
+@click.option("--json", "json_path", type=FILE, help="Write the scores to this file.")
+@click.option("--per-sample", type=FILE, help="Write every sample's scores to this file (CSV).")
+@workers_option
+@example("xseg evaluate submission.json --annotations RAW/annotations/relations_val.json --json scores.json")
+def evaluate(
+    submissions: tuple[Path, ...],
+    annotations: Path,
+    split: str | None,
+    json_path: Path | None,
+    per_sample: Path | None,
+    workers: int | None,
+) -> None:
+    """Compute the official scores of submissions.
+
+    Equal to the official evaluator's values. Each SUBMISSION may hold one direction or both. Tables show the mean IoU
+    by object size, take and camera, with 95% intervals from drawing whole takes anew.
+    """
+    from egoexo_xseg.data.annotations import open_annotations
+    from egoexo_xseg.jobs.evaluate import evaluate as run
+    from egoexo_xseg.jobs.evaluate import write_samples, write_scores
+
+    truth = open_annotations(annotations, split=split)
+    evaluation = run(submissions, truth, workers=workers)
+    if json_path:
+        write_scores(evaluation, json_path)
+    if per_sample:
+        write_samples(evaluation, per_sample)
+    print_scores(evaluation)
+    for direction in evaluation.samples:
+        for name, groups in evaluation.tables(direction).items():
+            rows = [(g.name, g.samples, f"{g.iou:.4f}", f"{g.low:.4f} - {g.high:.4f}") for g in groups]
+            table(f"{direction.value} by {name}", (name, "samples", "IoU", "95% interval"), rows)
+    report_faults(truth.faults, "masks of the annotations were skipped")
+
+
+def print_scores(evaluation) -> None:
+    """The official scores, a row per direction."""
+    columns = (
+        "direction",
+        "IoU",
+        "location error",
+        "contour accuracy",
+        "visibility (balanced)",
+        "existence",
+        "samples",
+    )
+    rows = [
+        (direction.value, *(f"{value:.4f}" for value in list(scores.to_json().values())[:-1]), scores.samples)
+        for direction, scores in evaluation.scores.items()
+    ]
+    table("Scores", columns, rows)
+
+
+@cli.command()
+@click.argument("source", metavar="PREDICTIONS|SUBMISSION", type=EXISTING_PATH)
+@click.option("--data", type=EXISTING_FOLDER, required=True, help="Prepared takes.")
+@split_option
+@takes_option
+@click.option("--captions", type=EXISTING_FILE, help="Captions to print beside the objects.")
+@click.option("--frame", type=int, help="Only this frame.")
+@click.option(
+    "--which",
+    type=click.Choice(["best", "worst", "spread"]),
+    default="spread",
+    show_default=True,
+    help="Which records, by mean IoU; spread: evenly from best to worst.",
+)
+@click.option("--count", type=click.IntRange(1), default=8, show_default=True, help="How many.")
+@click.option("--out", type=FOLDER, default="pictures", show_default=True, help="Receives PNG files.")
+@example("xseg show PRED --data DATA --split val --which worst --count 4 --out pictures")
+def show(
+    source: Path,
+    data: Path,
+    split: str | None,
+    takes: tuple[str, ...],
+    captions: Path | None,
+    frame: int | None,
+    which: str,
+    count: int,
+    out: Path,
+) -> None:
+    """Draw query, prediction and ground truth side by side."""
+    from egoexo_xseg.data.annotations import open_annotations
+    from egoexo_xseg.data.captions import Captions
+    from egoexo_xseg.jobs.show import Answerer, choose, iter_shown
+    from egoexo_xseg.jobs.show import show as run
+
+    records = iter_shown(
+        Answerer(source),
+        open_annotations(data, split=split, takes=takes),
+        Captions.read(captions) if captions else None,
+    )
+    found = [record for record in records if frame is None or record.pair.frame == frame]
+    for path in run(choose(found, count, which), out):
+        click.echo(path)
