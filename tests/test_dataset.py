@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from egoexo_xseg.data import dataset, images
 from egoexo_xseg.data.annotations import open_annotations
@@ -36,7 +35,7 @@ def reader():
 def test_sample_holds_the_pairs_pixels_and_masks(take, reader):
     pair = next(iter_pairs(take, Direction.EGO_EXO))
     sample = reader.read(pair, take.folder)
-    image = np.asarray(Image.open(take.folder / pair.target_camera / "0.jpg"))
+    image = images.read_image(take.folder / pair.target_camera / "0.jpg")
     assert np.array_equal(sample.target.image, fit_image(image, SIDE, 128))
     assert np.array_equal(sample.query_masks[1], fit_mask(rle_to_mask(pair.objects[1].query_mask), SIDE))
     assert sample.target_masks is None

@@ -21,22 +21,23 @@ world.scene
 world.draws
 world.recording
 model.configuration model.prompts model.positions model.released
-model.inputs model.swin model.projector model.losses
+model.inputs model.swin model.projector
 model.conditions model.assignment model.pixel_decoder model.mask_decoder
-model.segmenter
+model.segmenter model.losses
 model.checkpoint
 model.hub
-data.lzstring data.metrics
-data.annotations
+data.lzstring data.images
+data.annotations data.metrics
 data.captions
 data.pairs data.predictions data.submission
-data.*
+data.dataset
 jobs.sample jobs.prepare jobs.predict jobs.pack jobs.validate jobs.evaluate jobs.show
-jobs.*
+jobs.demo
 cli.app
 cli.data cli.model cli.scores
 cli.tour
-cli __main__
+cli
+__main__
 """.split("\n")
 
 

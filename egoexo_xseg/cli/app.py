@@ -91,16 +91,18 @@ def workers_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
-    """Print a table on standard output: the first column to the left, figures to the right."""
+    """Print a table on standard output: words to the left, figures to the right."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     drawn = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, column in enumerate(columns):
-        drawn.add_column(column, justify="left" if index == 0 else "right", no_wrap=True)
-    for row in rows:
-        drawn.add_row(*(str(cell) for cell in row))
+    lines = [[str(cell) for cell in row] for row in rows]
+    for column, cells in zip(columns, zip(*lines, strict=True), strict=False):
+        figures = all(cell[:1].isdigit() for cell in cells)
+        drawn.add_column(column, justify="right" if figures else "left", no_wrap=True)
+    for line in lines:
+        drawn.add_row(*line)
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=200)
