@@ -36,6 +36,8 @@ SMALL_SIDE = 448
 MARK = "xseg sample"
 """The `source` of a sample take in takes.json: folders with other recordings are left alone."""
 
+# x264's look-ahead reads memory that it never wrote, so with it the bytes change from run to run.
+_X264 = {"preset": "veryfast", "crf": "18", "sc_threshold": "0", "rc-lookahead": "0", "mbtree": "0"}
 _SCENARIOS = ("Cooking", "Bike Repair", "Health", "Tidying up")
 
 
@@ -168,14 +170,15 @@ def _write_video(path: Path, pictures: Iterator[UInt8[np.ndarray, "H W 3"]], hw:
     cv2 = import_cv2()
     with av.open(str(path), "w") as container:
         codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
-        options = {"preset": "veryfast", "crf": "18", "sc_threshold": "0"} if codec == "libx264" else {"qscale": "2"}
+        options = _X264 if codec == "libx264" else {"qscale": "2"}
         stream = container.add_stream(codec, rate=FPS, options=options)
         stream.height, stream.width = hw
         stream.pix_fmt, stream.gop_size, stream.max_b_frames = "yuv420p", FPS, 0
         stream.codec_context.thread_count = 1
         for second, image in enumerate(pictures):
-            # Not FFmpeg's own conversion: at widths like 796 it lets what lies behind a row of memory into the last pixels.
-            planes = cv2.cvtColor(image, cv2.COLOR_RGB2YUV_I420)
+            planes = cv2.cvtColor(
+                image, cv2.COLOR_RGB2YUV_I420
+            )  # FFmpeg's own differs in the last pixels of odd widths
             frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
             for number in range(FPS):
                 frame.pts = second * FPS + number
