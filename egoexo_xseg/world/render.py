@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int16, UInt8
+from jaxtyping import Bool, Float, Float32, Float64, Int16, UInt8
 
 from egoexo_xseg.world.camera import Camera
 from egoexo_xseg.world.paint import blend, grain
 from egoexo_xseg.world.room import Light, Room, backdrop
 from egoexo_xseg.world.shadows import Shadows, cast_shadows
-from egoexo_xseg.world.solids import Solid, hit, pixel_box, rays_into, spread_rays
+from egoexo_xseg.world.solids import Solid, hit, pixel_boxes, rays_into, spread_rays
 
 NOBODY = -1
 TABLE_TOP = 0
@@ -28,7 +28,12 @@ class Moment:
 
     @cached_property
     def shadows(self) -> Shadows:
-        return cast_shadows(self.room, self.solids[1:])
+        return cast_shadows(self.room, self.solids[1:], self.corners[1:])
+
+    @cached_property
+    def corners(self) -> Float64[np.ndarray, "S 8 3"]:
+        """Corners of the solids' bounding boxes."""
+        return np.stack([solid.corners() for solid in self.solids])
 
     @cached_property
     def labels(self) -> UInt8[np.ndarray, " S"]:
@@ -42,12 +47,11 @@ Box = tuple[slice, slice]
 
 def find_places(moment: Moment, camera: Camera, hw: tuple[int, int]) -> dict[int, Box]:
     """The pixels that each solid in view can touch."""
-    boxes = (
-        (number, pixel_box(solid, camera, hw))
-        for number, solid in enumerate(moment.solids)
-        if not (camera.worn and solid.worn)
-    )
-    return {number: place for number, place in boxes if place is not None}
+    return {
+        number: place
+        for number, place in enumerate(pixel_boxes(moment.corners, camera, hw))
+        if place is not None and not (camera.worn and moment.solids[number].worn)
+    }
 
 
 def trace(

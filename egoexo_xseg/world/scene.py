@@ -127,7 +127,7 @@ def _arrange(
     room, fixed = spots.room, set()
     starts: list[Point | None] = [None] * len(things)
     small = [i for i, thing in enumerate(things) if thing.radius < 0.12 and thing.height < 0.17]
-    if small and rng.random() < 0.55:
+    if small and rng.random() < 0.65:
         chosen = int(rng.choice(small))
         starts[chosen] = spots.find(things[chosen].radius + 0.05)
         props += _crate(starts[chosen], things[chosen], rng)
@@ -139,7 +139,7 @@ def _arrange(
         props += _stool(seat)
         starts[chosen] = seat + np.array([0.0, 0.0, 0.002])
         fixed.add(chosen)
-    for _ in range(int(rng.integers(1, 3))):
+    for _ in range(int(rng.integers(1, 4))):
         props += _screen(spots, rng)
     for i, thing in enumerate(things):
         if starts[i] is None:
@@ -272,7 +272,7 @@ def _draw_exo(room: Room, count: int, rng: np.random.Generator) -> Iterator[Came
     start, sweep = rng.uniform(-0.35, 0.35), np.pi / count
     for number in range(count):
         angle = start + sweep * (number + 0.5) + rng.uniform(-0.3, 0.3) * sweep
-        if rng.random() < 0.3:
+        if rng.random() < 0.36:
             angle = -np.pi / 2 + rng.uniform(-0.75, 0.75)
         away = rng.uniform(1.4, 2.0)
         height = room.top + rng.uniform(0.45, 1.05)
@@ -282,7 +282,7 @@ def _draw_exo(room: Room, count: int, rng: np.random.Generator) -> Iterator[Came
         yield Camera(
             place,
             look_at(place, target, float(rng.uniform(-0.03, 0.03))),
-            float(rng.uniform(0.46, 0.62)),
+            float(rng.uniform(0.44, 0.6)),
             EXO_ASPECT,
             _draw_gain(rng),
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Float64
 
 from egoexo_xseg.world.room import Room
 from egoexo_xseg.world.solids import Solid, hit
@@ -41,14 +41,15 @@ class Shadows:
         return both[0], both[1]
 
 
-def cast_shadows(room: Room, solids: tuple[Solid, ...]) -> Shadows:
+def cast_shadows(room: Room, solids: tuple[Solid, ...], corners: Float64[np.ndarray, "S 8 3"]) -> Shadows:
     """Rays from the table towards the sun, and straight up for what stands close above."""
     half_x, half_y = room.table
     step = 2 * half_x / _TEXELS
     x = (-half_x + (np.arange(_TEXELS) + 0.5) * step).astype(np.float32)
     y = np.arange(-half_y + step / 2, half_y + step, step).astype(np.float32)
-    high = [(solid, corners) for solid in solids if (corners := solid.corners())[:, 2].max() > room.top + 0.004]
-    low = [(solid, corners) for solid, corners in high if corners[:, 2].min() < room.top + 0.1]
+    boxed = list(zip(solids, corners, strict=True))
+    high = [(solid, box) for solid, box in boxed if box[:, 2].max() > room.top + 0.004]
+    low = [(solid, box) for solid, box in high if box[:, 2].min() < room.top + 0.1]
     sun = ~_covered(room.top, (x, y), high, np.array(room.light.direction))
     sky = ~_covered(room.top, (x, y), low, np.array([0.0, 0.0, 1.0]))
     return Shadows(

@@ -158,27 +158,36 @@ def rays_into(solid: Solid, camera: Camera) -> tuple[Float64[np.ndarray, "3"], F
     return inward @ (camera.position - solid.centre), inward @ camera.rotation.T
 
 
-def pixel_box(solid: Solid, camera: Camera, hw: tuple[int, int]) -> tuple[slice, slice] | None:
-    """Rows and columns that the solid can touch; None when it is behind the camera or beside the image."""
-    seen = camera.see(solid.corners())
-    depth = seen[:, 2]
-    if depth.max() <= NEAR:
-        return None
-    if depth.min() < NEAR:  # cut the edges where they cross the near plane
-        a, b = seen[_EDGES[:, 0]], seen[_EDGES[:, 1]]
-        crossing = (a[:, 2] < NEAR) != (b[:, 2] < NEAR)
-        a, b = a[crossing], b[crossing]
-        cut = a + (b - a) * ((NEAR - a[:, 2]) / (b[:, 2] - a[:, 2]))[:, None]
-        seen = np.concatenate([seen[depth >= NEAR], cut])
-    slopes = seen[:, :2] / seen[:, 2:]
+def pixel_boxes(
+    corners: Float64[np.ndarray, "S 8 3"], camera: Camera, hw: tuple[int, int]
+) -> list[tuple[slice, slice] | None]:
+    """Rows and columns that each bounding box can touch; None when it is behind the camera or beside the image."""
+    seen = camera.see(corners.reshape(-1, 3)).reshape(corners.shape)
+    depth = seen[..., 2]
     reach = np.array([camera.half_width, camera.half_width * camera.aspect])
+    slopes = seen[..., :2] / np.maximum(depth, NEAR)[..., None]
+    low, high = slopes.min(1), slopes.max(1)
+    for crossed in np.flatnonzero((depth.min(1) < NEAR) & (depth.max(1) > NEAR)).tolist():
+        cut = _cut_near(seen[crossed])
+        low[crossed], high[crossed] = cut.min(0), cut.max(0)
     size = np.array([hw[1], hw[0]])
-    place = (0.5 + 0.5 * slopes / reach) * size
-    low = np.maximum(np.floor(place.min(0) - 0.5), 0).astype(int)
-    high = np.minimum(np.ceil(place.max(0) + 0.5), size).astype(int)
-    if (low >= high).any():
-        return None
-    return slice(int(low[1]), int(high[1])), slice(int(low[0]), int(high[0]))
+    first = np.maximum(np.floor((0.5 + 0.5 * low / reach) * size - 0.5), 0).astype(int)
+    last = np.minimum(np.ceil((0.5 + 0.5 * high / reach) * size + 0.5), size).astype(int)
+    shown = (depth.max(1) > NEAR) & (first < last).all(1)
+    return [
+        (slice(top, bottom), slice(left, right)) if visible else None
+        for visible, (left, top), (right, bottom) in zip(shown, first.tolist(), last.tolist(), strict=True)
+    ]
+
+
+def _cut_near(seen: Float64[np.ndarray, "8 3"]) -> Float64[np.ndarray, "P 2"]:
+    """Slopes of what is left of a box's corners and edges in front of the near plane."""
+    a, b = seen[_EDGES[:, 0]], seen[_EDGES[:, 1]]
+    crossing = (a[:, 2] < NEAR) != (b[:, 2] < NEAR)
+    a, b = a[crossing], b[crossing]
+    cut = a + (b - a) * ((NEAR - a[:, 2]) / (b[:, 2] - a[:, 2]))[:, None]
+    left = np.concatenate([seen[seen[:, 2] >= NEAR], cut])
+    return left[:, :2] / left[:, 2:]
 
 
 def spread_rays(
