@@ -13,6 +13,10 @@ NEAR = 0.04
 """Metres; nothing closer is drawn."""
 
 
+Place = Sequence[float | int] | Float[np.ndarray, "3"]
+"""x, y and z in metres."""
+
+
 @dataclass(frozen=True, slots=True)
 class Camera:
     """Where a camera stands and looks.
@@ -47,11 +51,7 @@ class Camera:
         return 0.5 + 0.5 * seen[:, :2] / seen[:, 2:] / reach
 
 
-def look_at(
-    position: Sequence[float] | Float[np.ndarray, "3"],
-    target: Sequence[float] | Float[np.ndarray, "3"],
-    roll: float = 0.0,
-) -> Float64[np.ndarray, "3 3"]:
+def look_at(position: Place, target: Place, roll: float = 0.0) -> Float64[np.ndarray, "3 3"]:
     """Axes of a camera at `position` that looks at `target`, rolled by an angle in radians."""
     forward = np.asarray(target, np.float64) - np.asarray(position, np.float64)
     forward /= np.linalg.norm(forward)

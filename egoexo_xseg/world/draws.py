@@ -48,7 +48,7 @@ def without_slivers(instances: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H
     return keep.astype(np.uint8)[instances]
 
 
-def draw_pair(scene: Scene, second: float, exo: int, long_side: int) -> ViewPair:
+def draw_pair(scene: Scene, second: float | int, exo: int, long_side: int) -> ViewPair:
     """What the ego camera and one exo camera of a scene see at one time."""
     moment = scene.at(second)
     views = []

@@ -16,13 +16,13 @@ class Track:
 
     keys: list[tuple[float, Point]] = field(default_factory=list)
 
-    def add(self, second: float, point: Point) -> None:
+    def add(self, second: float | int, point: Point) -> None:
         """Append a key; one that does not come later than the last takes its place."""
         while self.keys and self.keys[-1][0] >= second:
             self.keys.pop()
         self.keys.append((second, np.asarray(point, np.float64)))
 
-    def at(self, second: float) -> Point:
+    def at(self, second: float | int) -> Point:
         times = [time for time, _ in self.keys]
         after = int(np.searchsorted(times, second, side="right"))
         if after == 0:
@@ -42,7 +42,7 @@ class Sway:
     phase: Float64[np.ndarray, "2 3"]
     rate: Float64[np.ndarray, "2 3"]
 
-    def at(self, second: float) -> Point:
+    def at(self, second: float | int) -> Point:
         wave = np.sin(2 * np.pi * (self.rate * second + self.phase))
         return self.amplitude * (0.65 * wave[0] + 0.35 * wave[1])
 

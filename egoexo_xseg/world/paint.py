@@ -71,7 +71,7 @@ def _wave(u: Float[np.ndarray, " N"]) -> Float[np.ndarray, " N"]:
 class Grain:
     """A repeating grey texture in [0, 1] with its halved copies, `metres` wide."""
 
-    levels: tuple[Float32[np.ndarray, "S S"], ...]
+    levels: tuple[Float32[np.ndarray, "_ _"], ...]
     metres: float
 
     def look_up(

@@ -43,7 +43,7 @@ class Scene:
     ego_lens: tuple[float, Colour]
     exo: tuple[Camera, ...]
 
-    def ego(self, second: float) -> Camera:
+    def ego(self, second: float | int) -> Camera:
         """The camera on the wearer's head, which sways and jitters with the gaze."""
         position = self.head + self.sway[0].at(second)
         target = self.gaze.at(second) + self.sway[1].at(second)
@@ -51,7 +51,7 @@ class Scene:
         width, gain = self.ego_lens
         return Camera(position, look_at(position, target, roll), width, 1.0, gain, worn=True)
 
-    def at(self, second: float) -> Moment:
+    def at(self, second: float | int) -> Moment:
         """Everything solid at one time; labels count the things from 1."""
         solids = [*self.props]
         for label, (thing, place, turn) in enumerate(zip(self.things, self.places, self.turns, strict=True), start=1):
@@ -256,11 +256,11 @@ def _wander(room: Room, places: tuple[Track, ...], duration: float, rng: np.rand
         fate = rng.random()
         if fate < 0.55:
             target = places[int(rng.integers(len(places)))].at(time) * np.array([0.9, 0.9, 1.0])
-        elif fate < 0.8:
+        elif fate < 0.82:
             end = float(rng.choice([-1.0, 1.0]))
             target = np.array([end * rng.uniform(0.45, 0.85), rng.uniform(-0.3, 0.3), room.top])
         else:
-            target = np.array([rng.uniform(-0.7, 0.7), rng.uniform(0.45, 1.1), room.top + rng.uniform(0.0, 0.25)])
+            target = np.array([rng.uniform(-0.7, 0.7), rng.uniform(0.4, 0.85), room.top + rng.uniform(0.0, 0.1)])
         gaze.add(time, target)
         gaze.add(time + rng.uniform(0.3, 1.2), target)
         time = gaze.keys[-1][0] + rng.uniform(0.4, 0.8)

@@ -81,7 +81,7 @@ def _covered(
             np.float32(a) * x[None, left:right] + (np.float32(b) * y[bottom:far, None] + np.float32(c))
             for a, b, c in zip(inward[:, 0], inward[:, 1], start, strict=True)
         )
-        covered[bottom:far, left:right] |= hit(solid, origin, tuple(np.float32(d) for d in way)) < np.inf
+        covered[bottom:far, left:right] |= hit(solid, origin, tuple(way)) < np.inf
     return covered
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64
 
-from egoexo_xseg.world.camera import NEAR, Camera
+from egoexo_xseg.world.camera import NEAR, Camera, Place
 from egoexo_xseg.world.paint import Paint
 
 Axes = tuple[Float[np.ndarray, "..."] | float, Float[np.ndarray, "..."] | float, Float[np.ndarray, "..."] | float]
@@ -59,25 +58,25 @@ class Solid:
         return self.centre + (local * self.half) @ self.rotation.T
 
 
-def box(centre: Sequence[float], half: Sequence[float], paint: Paint) -> Solid:
+def box(centre: Place, half: Place, paint: Paint) -> Solid:
     """A box aligned with its object's axes."""
     return Solid(np.eye(3), np.array(centre, np.float64), np.array(half, np.float64), paint)
 
 
-def ball(centre: Sequence[float], radii: Sequence[float], paint: Paint) -> Solid:
+def ball(centre: Place, radii: Place, paint: Paint) -> Solid:
     """An ellipsoid aligned with its object's axes."""
     return replace(box(centre, radii, paint), profile=(1.0, 0.0, -1.0))
 
 
-def bowl(centre: Sequence[float], radii: Sequence[float], paint: Paint) -> Solid:
+def bowl(centre: Place, radii: Place, paint: Paint) -> Solid:
     """The lower half of an ellipsoid's skin, open above."""
     return replace(ball(centre, radii, paint), span=(-0.96, 0.0), closed=(True, False))
 
 
 def tube(
-    start: Sequence[float] | Float[np.ndarray, "3"],
-    end: Sequence[float] | Float[np.ndarray, "3"],
-    radii: tuple[float, float],
+    start: Place,
+    end: Place,
+    radii: tuple[float | int, float | int],
     paint: Paint,
     closed: tuple[bool, bool] = (True, True),
 ) -> Solid:
