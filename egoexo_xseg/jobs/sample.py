@@ -33,6 +33,9 @@ EXO_HWS = ((2160, 3840), (1520, 2704))
 """Original sizes: takes alternate between them."""
 
 SMALL_SIDE = 448
+SECONDS = range(8, 14)
+"""How long takes are; each second has one annotated frame."""
+
 MARK = "xseg sample"
 """The `source` of a sample take in takes.json: folders with other recordings are left alone."""
 
@@ -123,7 +126,7 @@ def _read_index(raw: Path, split: str) -> tuple[list[dict[str, Any]], dict[str, 
 def _write_take(order: _Order) -> _Written:
     """Write one take's videos under a temporary name, then give them their own."""
     rng = np.random.default_rng(world_seed("annotator", order.seed, order.split, order.index))
-    seconds = int(rng.integers(8, 14))
+    seconds = int(rng.integers(SECONDS.start, SECONDS.stop))
     scene = make_scene(world_seed("scene", order.seed, order.split, order.index), duration=float(seconds))
     cameras = [EGO, *(f"cam{number:02d}" for number in range(1, len(scene.exo) + 1))]
     exo_hw = EXO_HWS[order.index % len(EXO_HWS)]
