@@ -15,6 +15,13 @@ from torch import Tensor, nn
 UNREAD = ("relative_position_index", "query_feat", "SEG_query_embed", "SEG_proj", "CLASS_proj")
 
 
+class Kept(dict):
+    """Tensors of a golden folder, of which a reduced one keeps only some: a test of the others is skipped."""
+
+    def __missing__(self, name: str) -> Tensor:
+        pytest.skip(f"this golden folder does not hold {name}")
+
+
 class Tiny:
     """The tiny released model: its configuration, weights, and what each part made of what."""
 
@@ -39,11 +46,12 @@ class Tiny:
         return part.eval()
 
     def outputs(self, seed: str) -> dict[str, Tensor]:
-        return load_file(self.folder / f"outputs_{seed}.safetensors")
+        return Kept(load_file(self.folder / f"outputs_{seed}.safetensors"))
 
     def image(self, seed: str, view: str) -> Tensor:
         """The network's input for a sample's `target` or `query` view."""
-        pixels = load_file(self.folder / f"inputs_{seed}.safetensors")[f"sample0.{view}_image_padded_u8_hwc"]
+        inputs = Kept(load_file(self.folder / f"inputs_{seed}.safetensors"))
+        pixels = inputs[f"sample0.{view}_image_padded_u8_hwc"]
         mean, std = torch.tensor(self.config["pixel_mean"]), torch.tensor(self.config["pixel_std"])
         return ((pixels - mean) / std).permute(2, 0, 1)[None]
 

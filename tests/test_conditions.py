@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference_rules import sample_regions
 
-from egoexo_xseg.model.conditions import ConditionFusion, pool_regions
+from egoexo_xseg.model.conditions import ConditionFusion, ObjectFusion, pool_regions
 
 
 @settings(max_examples=30, deadline=None)
@@ -46,21 +46,52 @@ def fusion() -> ConditionFusion:
 
 
 def test_fusion_shifts_all_objects_alike(fusion):
-    objects, caption = torch.randn(2, 3, 8), torch.randn(2, 8)
-    fused = fusion(objects, caption, torch.ones(2, 3, dtype=torch.bool))
+    objects, caption, all_of = torch.randn(2, 3, 8), torch.randn(2, 1, 8), torch.ones(2, 3, dtype=torch.bool)
+    fused = fusion(objects, caption, all_of, all_of)
     shift = fused - fusion.k * objects
     torch.testing.assert_close(shift, shift[:, :1].expand_as(shift))
 
 
 def test_fusion_of_one_object_ignores_the_caption(fusion):
     objects, present = torch.randn(1, 1, 8), torch.ones(1, 1, dtype=torch.bool)
-    assert torch.equal(fusion(objects, torch.randn(1, 8), present), fusion(objects, torch.randn(1, 8), present))
+    one, other = (fusion(objects, torch.randn(1, 1, 8), present, present) for _ in range(2))
+    assert torch.equal(one, other)
 
 
 def test_fusion_reads_no_padding_and_ignores_order(fusion):
-    objects, caption = torch.randn(1, 3, 8), torch.randn(1, 8)
-    alone = fusion(objects[:, :2], caption, torch.ones(1, 2, dtype=torch.bool))
-    padded = fusion(objects, caption, torch.tensor([[True, True, False]]))
+    objects, caption = torch.randn(1, 3, 8), torch.randn(1, 1, 8)
+    both, two = torch.ones(1, 2, dtype=torch.bool), torch.tensor([[True, True, False]])
+    alone = fusion(objects[:, :2], caption, both, both)
+    padded = fusion(objects, caption, two, two)
     torch.testing.assert_close(padded[:, :2], alone)
-    turned = fusion(objects[:, [1, 0]], caption, torch.ones(1, 2, dtype=torch.bool))
+    turned = fusion(objects[:, [1, 0]], caption, both, both)
     torch.testing.assert_close(turned, alone[:, [1, 0]])
+
+
+@pytest.fixture
+def own_fusion() -> ObjectFusion:
+    torch.manual_seed(0)
+    return ObjectFusion(8)
+
+
+def test_a_caption_reaches_its_own_object_only(own_fusion):
+    objects, captions, all_of = torch.randn(1, 3, 8), torch.randn(1, 3, 8), torch.ones(1, 3, dtype=torch.bool)
+    before = own_fusion(objects, captions, all_of, all_of)
+    captions[0, 1] += 1
+    after = own_fusion(objects, captions, all_of, all_of)
+    assert torch.equal(before[0, [0, 2]], after[0, [0, 2]])
+    assert not torch.allclose(before[0, 1], after[0, 1])
+
+
+def test_a_caption_reaches_its_object_when_it_is_alone(own_fusion):
+    objects, one = torch.randn(1, 1, 8), torch.ones(1, 1, dtype=torch.bool)
+    said, other = (own_fusion(objects, torch.randn(1, 1, 8), one, one) for _ in range(2))
+    assert not torch.allclose(said, other)
+
+
+def test_without_a_caption_nothing_of_the_text_is_heard(own_fusion):
+    objects, one = torch.randn(1, 2, 8), torch.ones(1, 2, dtype=torch.bool)
+    none = torch.zeros(1, 2, dtype=torch.bool)
+    said, other = (own_fusion(objects, torch.randn(1, 2, 8), one, none) for _ in range(2))
+    assert torch.equal(said, other)
+    assert said.isfinite().all()

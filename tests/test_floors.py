@@ -10,6 +10,7 @@ PACKAGE = Path(__file__).parents[1] / "egoexo_xseg"
 # From the ground up. A file imports only from rows above its own in this list (below it in the house).
 FLOORS = """
 errors progress parallel
+config
 masks
 records
 world.camera world.paint world.motion
@@ -31,7 +32,7 @@ data.annotations data.metrics
 data.captions
 data.pairs data.predictions data.submission
 data.dataset
-jobs.sample jobs.prepare jobs.predict jobs.pack jobs.validate jobs.evaluate jobs.show
+jobs.sample jobs.prepare jobs.train jobs.predict jobs.pack jobs.validate jobs.evaluate jobs.show
 jobs.demo
 cli.app
 cli.data cli.model cli.scores

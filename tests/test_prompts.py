@@ -85,8 +85,8 @@ def test_refused_prompts(builder):
 
 
 def test_layout_of_a_hand_made_batch():
-    long = Prompt((7, IMAGE, 8, OBJECT, OBJECT, CAPTIONS, MASKS, 9), (5, 6))
-    short = Prompt((7, IMAGE, OBJECT, CAPTIONS, MASKS), (4,))
+    long = Prompt((7, IMAGE, 8, OBJECT, OBJECT, CAPTIONS, MASKS, 9), (5, 6), (1, -1))
+    short = Prompt((7, IMAGE, OBJECT, CAPTIONS, MASKS), (4,), (-1,))
     layout = lay_out([long, short], num_image_tokens=2, num_mask_tokens=3)
     # Table rows: 5 words, 2 image tokens (5, 6), 2 objects (7, 8), 3 mask tokens (9 to 11), zero (12).
     assert layout.words.tolist() == [[7, 8, 5, 6, 9], [7, 4, 0, 0, 0]]
@@ -100,6 +100,13 @@ def test_layout_of_a_hand_made_batch():
     expected = np.zeros((2, 12), np.float32)
     expected[0, 6:8], expected[1, 4] = 0.5, 1
     assert torch.equal(layout.captions, torch.from_numpy(expected))
+    assert layout.own_captions.nonzero().tolist() == [[0, 1, 6]]
+
+
+def test_caption_tokens_know_their_object(builder):
+    prompt = builder.build([None, "cup", None, "knife"])
+    assert prompt.owners == (*[1] * len(words(" cup.")), *[3] * len(words(" knife.")), -1)
+    assert builder.build([None]).owners == (-1,)
 
 
 def test_tokenizer_round_trip(builder, tmp_path):

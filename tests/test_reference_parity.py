@@ -24,6 +24,7 @@ from egoexo_xseg.model import segmenter as segmenter_file
 from egoexo_xseg.model.checkpoint import check_weights
 from egoexo_xseg.model.configuration import CrossViewConfig, released_phi
 from egoexo_xseg.model.inputs import Sample, View, collate, fit_mask
+from egoexo_xseg.model.losses import LossConfig, Targets, alignment_loss, level_loss
 from egoexo_xseg.model.pixel_decoder import DeformableAttention
 from egoexo_xseg.model.prompts import PromptBuilder, byte_tokenizer, lay_out
 from egoexo_xseg.model.released import from_released, is_dead, to_released
@@ -210,7 +211,7 @@ def test_evaluation(case, segmenter, seen, monkeypatch):
     case.check("eval.llm.0.inputs_embeds", given["inputs_embeds"])
     case.check("eval.llm.0.last_hidden_state", made.last_hidden_state)
     case.check("eval.seg_query_projector.out", seen["mask_head"][0][1])
-    case.check("eval.SEG_token_projector.out", seen["caption_head"][0][1])
+    case.check("eval.SEG_token_projector.out", seen["caption_head"][0][1][:, 0])
     case.check("eval.region_projector.0", output.objects)
     case.check("eval.mcfuse.sample0", seen["fusion"][0][1])
     mask_features, memory = seen["pixel_decoder"][0][1]
@@ -286,7 +287,7 @@ def test_training_forward(case, segmenter, seen, monkeypatch):
     for order, images in enumerate((batch.target, batch.query, batch.target)):
         case.check(f"train.mm_projector.{order}", encoding.tokens[list(images)])
     case.check("train.seg_query_projector.out", seen["mask_head"][0][1])
-    case.check("train.SEG_token_projector.out", seen["caption_head"][0][1])
+    case.check("train.SEG_token_projector.out", seen["caption_head"][0][1][:, 0])
     attended = lay_out(batch.prompts, target.shape[1], case.config.decoder.num_mask_tokens).attended
     for run, (objects, pooled) in enumerate(zip((output.objects, aligned.objects), features, strict=True)):
         check_hidden(case, run, seen["language"][run][1].last_hidden_state, attended)
@@ -299,6 +300,54 @@ def test_training_forward(case, segmenter, seen, monkeypatch):
             case.check(f"train.predictor.layer{depth}.region_logits.sample{b}", conditions[b, :count])
     case.check(f"train.predictor.layer{len(output.levels) - 1}.pred_masks", output.mask_logits)
     assert case.compared
+
+
+def test_training_losses(case, segmenter, monkeypatch):
+    """With the recorded draws: every matching, every level's losses, their sum, and gradients all over the model."""
+    points, grid = case.points("train"), case.config.grid
+    batch = collate([case.sample(index, "<|endoftext|>") for index in range(len(case.meta["records"]))])
+    counts = batch.num_objects
+    monkeypatch.setattr(segmenter_file, "pool_regions", sampled(grid, points, counts))
+    encoding = segmenter.encode(batch.images)
+    output = segmenter.answer(batch, encoding)
+    target = encoding.tokens[list(batch.target)]
+    again = sampled(grid, points[sum(counts) :], counts)(target, batch.target_masks, grid)
+    aligned = segmenter.read(batch.prompts, target, again)
+
+    draws = iter(value for name, value in sorted(case.outputs.items()) if name.startswith("train.criterion.rand"))
+    targets = Targets(batch.target_masks, output.present, output.present)
+    config = LossConfig(num_points=case.outputs["train.criterion.rand.000"].shape[-2])
+    total = 0
+    for turn, depth in enumerate([len(output.levels) - 1, *range(len(output.levels) - 1)]):
+        loss = level_loss(output.levels[depth], targets, config, lambda *shape: replayed(draws, shape))
+        suffix = f"_{depth}" if turn else ""
+        for name, value in (("mask", loss.mask), ("dice", loss.dice), ("region_class", loss.condition)):
+            case.check(f"train.loss_unweighted.loss_{name}{suffix}", value)
+        for b, (proposals, objects) in enumerate(loss.matchings):
+            match = f"train.criterion.match.{turn}.sample{b}"
+            assert torch.equal(proposals, case.outputs[f"{match}.query"])
+            assert torch.equal(objects, case.outputs[f"{match}.target"])
+        total = total + 5 * loss.mask + 5 * loss.dice + 2 * loss.condition
+    alignment = alignment_loss(output.objects, aligned.objects, output.present)
+    case.check("train.loss.loss_region_emb_SSL", alignment)
+    case.check("train.loss.loss", total + alignment)
+
+    segmenter.zero_grad()
+    (total + alignment).backward()
+    weights = segmenter.state_dict()
+    for name, parameter in segmenter.named_parameters():
+        weights[name] = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    gradients = to_released(weights, case.config.language.num_attention_heads)
+    for name in case.outputs:
+        if name.startswith("train.grad."):
+            case.check(name, gradients[name.removeprefix("train.grad.")])
+    assert case.compared >= 12
+
+
+def replayed(draws, shape):
+    draw = next(draws)
+    assert draw.shape == shape
+    return draw
 
 
 def check_hidden(case: Case, run: int, hidden: torch.Tensor, attended: torch.Tensor) -> None:

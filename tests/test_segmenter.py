@@ -109,7 +109,8 @@ def test_decoding_does_not_depend_on_the_order_of_objects(segmenter):
     encoding = segmenter.encode(batch.images)
     torch.manual_seed(1)
     hidden = CONFIG.decoder.hidden_dim
-    reading = Reading(torch.randn(1, 12, hidden), torch.randn(1, 3, hidden), torch.randn(1, hidden))
+    captioned = torch.ones(1, 3, dtype=torch.bool)
+    reading = Reading(torch.randn(1, 12, hidden), torch.randn(1, 3, hidden), torch.randn(1, 1, hidden), captioned)
     order = [2, 0, 1]
     straight = segmenter.decode(batch, encoding, reading)
     turned = segmenter.decode(batch, encoding, replace(reading, objects=reading.objects[:, order]))

@@ -49,11 +49,36 @@ class ConditionFusion(nn.Module):
     def forward(
         self,
         objects: Float[Tensor, "B K C"],
-        caption: Float[Tensor, "B C"],
+        captions: Float[Tensor, "B 1 C"],
         present: Bool[Tensor, "B K"],
+        captioned: Bool[Tensor, "B K"],
     ) -> Float[Tensor, "B K C"]:
         """Fuse; rows where `present` is false are padding, neither read nor meaningful afterwards."""
-        shared, _ = self.multihead_attn(
-            caption[:, None], objects, objects, key_padding_mask=~present, need_weights=False
-        )  # (B, 1, C)
-        return self.k * objects + (1 - self.k) * shared
+        shared, _ = self.multihead_attn(captions, objects, objects, key_padding_mask=~present, need_weights=False)
+        return self.k * objects + (1 - self.k) * shared  # (B, K, C)
+
+
+class ObjectFusion(ConditionFusion):
+    """MCFuse object by object: fused_i = k v_i + (1 - k) c_i, where caption t_i attends over {v_i, t_i}.
+
+    The same parameters as released, another layout: what an object's caption says reaches that object and no other,
+    also when it is the only one. An object without a caption asks, and hears, only itself.
+    """
+
+    def forward(
+        self,
+        objects: Float[Tensor, "B K C"],
+        captions: Float[Tensor, "B K C"],
+        present: Bool[Tensor, "B K"],
+        captioned: Bool[Tensor, "B K"],
+    ) -> Float[Tensor, "B K C"]:
+        """Fuse each object with its own caption; `present` does not matter, since no object hears another."""
+        asking = torch.where(captioned[..., None], captions, objects).flatten(0, 1)[:, None]  # (B*K, 1, C)
+        heard = torch.stack([objects, captions], 2).flatten(0, 1)  # (B*K, 2, C)
+        silent = torch.stack([torch.zeros_like(captioned), ~captioned], 2).flatten(0, 1)  # (B*K, 2)
+        own, _ = self.multihead_attn(asking, heard, heard, key_padding_mask=silent, need_weights=False)
+        return self.k * objects + (1 - self.k) * own.view_as(objects)
+
+
+FUSIONS = {"released": ConditionFusion, "per_object": ObjectFusion}
+"""By the name that a model's configuration gives."""

@@ -95,6 +95,8 @@ class CrossViewConfig(PreTrainedConfig):
     swin: SwinShape = field(default_factory=SwinShape)
     projector: ProjectorShape = field(default_factory=ProjectorShape)
     decoder: DecoderShape = field(default_factory=DecoderShape)
+    region_levels: tuple[int, ...] = ()  # Swin maps (0 the finest) that add to an object's features; released: none
+    fusion: str = "released"  # or "per_object": how captions reach the conditions
     untrained: bool = False  # weights as drawn: the model runs, and finds nothing
     language: PhiConfig | None = None  # Phi-1.5 with [PAD] and [SEG] added to its 50,295 tokens
 
@@ -105,6 +107,10 @@ class CrossViewConfig(PreTrainedConfig):
         _check_size("image_size", self.image_size, MAX_SIDE)
         if len(self.pixel_mean) != 3 or len(self.pixel_std) != 3 or min(self.pixel_std) <= 0:
             raise CheckpointError("pixel_mean and pixel_std need three values each, stds above 0", where="config.json")
+        if self.fusion not in ("released", "per_object"):
+            raise CheckpointError("fusion must be 'released' or 'per_object'", where="config.json")
+        if not all(type(level) is int and 0 <= level < 4 for level in self.region_levels):
+            raise CheckpointError("region_levels must be numbers from 0 to 3", where="config.json")
         if not 0 <= self.pad_value <= 255:
             raise CheckpointError("pad_value must be within 0 and 255", where="config.json")
         for name in ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads"):

@@ -44,6 +44,8 @@ class Prompt:
 
     ids: tuple[int, ...]
     caption_ids: tuple[int, ...]
+    owners: tuple[int, ...]
+    """Whose caption each of `caption_ids` belongs to: an object's number, or -1 for the closing [SEG]."""
 
     @property
     def num_objects(self) -> int:
@@ -74,9 +76,11 @@ class PromptBuilder:
                 raise XsegError(f"a caption has {len(caption)} characters, at most {MAX_CAPTION} are allowed")
         text = TEMPLATE.format(system=SYSTEM, objects=", ".join(["<region>"] * len(captions)), tail=self.tail)
         ids = self._encode_pieces(text)
-        sentences = "".join(f" {caption}." for caption in captions if caption is not None)
-        caption_ids = self._literal.encode(sentences, add_special_tokens=False).ids
-        return Prompt(tuple(ids), (*caption_ids, self.seg_id))
+        sentences = ["" if caption is None else f" {caption}." for caption in captions]
+        encoded = self._literal.encode("".join(sentences), add_special_tokens=False)
+        ends = np.cumsum([len(sentence) for sentence in sentences])
+        owners = np.searchsorted(ends, [start for start, _ in encoded.offsets], side="right")
+        return Prompt(tuple(ids), (*encoded.ids, self.seg_id), (*owners.tolist(), -1))
 
     def _encode_pieces(self, text: str) -> list[int]:
         """The released tokenisation: the text between two markers is encoded by itself."""
@@ -150,8 +154,8 @@ class Layout:
     """Where everything of a batch stands in the language model's input, right-padded to the longest record.
 
     `rows` names, for each position, a row of the record's table [words, image tokens, objects, mask tokens, zero];
-    `objects`, `masks` and `captions` are the spans read out afterwards, the last as weights that average (the caption
-    tokens and their closing [SEG]).
+    `objects`, `masks`, `captions` and `own_captions` are the spans read out afterwards, the last two as weights that
+    average: all caption tokens with their closing [SEG], and each object's own (zeros for one without a caption).
     """
 
     words: Int64[Tensor, "B W"]
@@ -160,6 +164,7 @@ class Layout:
     objects: Int64[Tensor, "B K"]
     masks: Int64[Tensor, "B N"]
     captions: Float[Tensor, "B L"]
+    own_captions: Float[Tensor, "B K L"]
 
     def to(self, device: torch.device) -> Layout:
         moved = {entry.name: getattr(self, entry.name).to(device, non_blocking=True) for entry in fields(self)}
@@ -183,6 +188,7 @@ def lay_out(prompts: Sequence[Prompt], num_image_tokens: int, num_mask_tokens: i
     objects = np.zeros((len(prompts), num_objects), np.int64)
     masks = np.zeros((len(prompts), num_mask_tokens), np.int64)
     captions = np.zeros(rows.shape, np.float32)
+    own_captions = np.zeros((len(prompts), num_objects, length), np.float32)
     for b, (own_words, own_rows, spans) in enumerate(records):
         words[b, : len(own_words)] = own_words
         rows[b, : len(own_rows)] = own_rows
@@ -190,7 +196,11 @@ def lay_out(prompts: Sequence[Prompt], num_image_tokens: int, num_mask_tokens: i
         objects[b, : len(spans[OBJECT])] = spans[OBJECT]
         masks[b] = spans[MASKS]
         captions[b, spans[CAPTIONS]] = 1 / len(spans[CAPTIONS])
-    return Layout(*(torch.from_numpy(array) for array in (words, rows, attended, objects, masks, captions)))
+        owners = np.array(prompts[b].owners)
+        for owner in set(prompts[b].owners) - {-1}:
+            span = np.array(spans[CAPTIONS])[owners == owner]
+            own_captions[b, owner, span] = 1 / len(span)
+    return Layout(*map(torch.from_numpy, (words, rows, attended, objects, masks, captions, own_captions)))
 
 
 def _lay_out_record(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import PhiModel, PreTrainedModel
 
 from egoexo_xseg.model.assignment import assign, binarise, margins, score_proposals
-from egoexo_xseg.model.conditions import ConditionFusion, pool_regions
+from egoexo_xseg.model.conditions import FUSIONS, pool_regions
 from egoexo_xseg.model.configuration import CrossViewConfig
 from egoexo_xseg.model.inputs import Batch, Fit, unfit
 from egoexo_xseg.model.mask_decoder import Level, MaskDecoder
@@ -31,11 +31,16 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Reading:
-    """What the language model made of a batch: one embedding per mask token, per object, and per caption text."""
+    """What the language model made of a batch: one embedding per mask token, per object, and per caption text.
+
+    R is 1 where the fusion takes the record's whole text, and K where it takes each object's own; `captioned` tells
+    which objects have one.
+    """
 
     masks: Float[Tensor, "B N C"]
     objects: Float[Tensor, "B K C"]
-    caption: Float[Tensor, "B C"]
+    captions: Float[Tensor, "B R C"]
+    captioned: Bool[Tensor, "B K"]
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,8 @@ class CrossViewSegmenter(PreTrainedModel):
         self.mask_head = nn.Linear(width, decoder.hidden_dim)
         self.object_head = nn.Linear(width, decoder.hidden_dim)
         self.caption_head = nn.Linear(width, decoder.hidden_dim)
-        self.fusion = ConditionFusion(decoder.hidden_dim)
+        self.region_heads = nn.ModuleList(nn.Linear(swin.widths[level], width) for level in config.region_levels)
+        self.fusion = FUSIONS[config.fusion](decoder.hidden_dim)
         self.pixel_decoder = PixelDecoder(
             in_channels=swin.widths,
             hidden_dim=decoder.hidden_dim,
@@ -131,10 +137,18 @@ class CrossViewSegmenter(PreTrainedModel):
 
     def answer(self, batch: Batch, encoding: Encoding) -> Output:
         """Answer a batch whose `images` were encoded already."""
-        query = encoding.tokens[list(batch.query)]  # (B, T, D)
-        regions = pool_regions(query, batch.query_masks, self.config.grid)
+        regions = self.pool(encoding, batch.query, batch.query_masks)
         reading = self.read(batch.prompts, encoding.tokens[list(batch.target)], regions)
         return self.decode(batch, encoding, reading)
+
+    def pool(self, encoding: Encoding, images: Sequence[int], masks: Bool[Tensor, "B K S S"]) -> Float[Tensor, "B K D"]:
+        """What is seen under each mask: the language tokens' mean, and that of finer maps where the model has any."""
+        regions = pool_regions(encoding.tokens[list(images)], masks, self.config.grid)
+        for level, head in zip(self.config.region_levels, self.region_heads, strict=True):
+            features = encoding.features[level][list(images)]  # (B, C, h, w)
+            grid = (features.shape[-2], features.shape[-1])
+            regions = regions + head(pool_regions(features.flatten(2).transpose(1, 2), masks, grid))
+        return regions
 
     def read(
         self, prompts: Sequence[Prompt], image_tokens: Float[Tensor, "B T D"], regions: Float[Tensor, "B K D"]
@@ -143,11 +157,12 @@ class CrossViewSegmenter(PreTrainedModel):
         layout = lay_out(prompts, image_tokens.shape[1], len(self.mask_tokens)).to(image_tokens.device)
         hidden = self.listen(self.embed(layout, image_tokens, regions), layout)
         rows = torch.arange(len(hidden), device=hidden.device)[:, None]
-        caption = torch.einsum("bl,bld->bd", layout.captions.to(hidden.dtype), hidden)
+        spans = layout.own_captions if self.config.fusion == "per_object" else layout.captions[:, None]  # (B, R, L)
         return Reading(
             masks=self.mask_head(hidden[rows, layout.masks]),
             objects=self.object_head(hidden[rows, layout.objects]),
-            caption=self.caption_head(caption),
+            captions=self.caption_head(spans.to(hidden.dtype) @ hidden),
+            captioned=layout.own_captions.any(-1),
         )
 
     def embed(
@@ -171,7 +186,7 @@ class CrossViewSegmenter(PreTrainedModel):
         """Propose masks in the target images, and tell for each how well it answers each object."""
         counts = torch.tensor(batch.num_objects)[:, None]
         present = (torch.arange(reading.objects.shape[1]) < counts).to(reading.objects.device)  # (B, K)
-        conditions = self.fusion(reading.objects, reading.caption, present)
+        conditions = self.fusion(reading.objects, reading.captions, present, reading.captioned)
         # Several records may ask for the same target image: it passes the pixel decoder once.
         distinct = sorted(set(batch.target))
         mask_features, memory = self.pixel_decoder(tuple(level[distinct] for level in encoding.features))

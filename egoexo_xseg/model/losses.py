@@ -1,0 +1,154 @@
+"""What training minimises: matched mask, dice and condition losses at every level, and cross-view alignment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from egoexo_xseg.model.mask_decoder import Level
+
+Draw = Callable[..., Tensor]
+"""`draw(*shape)` gives uniform numbers in [0, 1); tests replay recorded ones."""
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The truth of a batch: which of its K rows are objects at all, which are visible, and their masks."""
+
+    masks: Bool[Tensor, "B K H W"]
+    present: Bool[Tensor, "B K"]
+    visible: Bool[Tensor, "B K"]
+
+
+class Matching(NamedTuple):
+    """Which proposal stands for which object, in ascending order of proposals."""
+
+    proposals: Int64[Tensor, " M"]
+    objects: Int64[Tensor, " M"]
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights and samples of the released recipe (Mask2Former's, less its class loss)."""
+
+    mask_weight: float = 5.0
+    dice_weight: float = 5.0
+    condition_weight: float = 2.0
+    num_points: int = 12544  # 112 x 112, as in Mask2Former
+    oversample: float = 3.0  # candidates per point, of which the most uncertain are kept
+    importance: float = 0.75  # share of the points that are chosen by uncertainty
+
+
+def sample_points(maps: Float[Tensor, "M h w"], points: Float[Tensor, "M P 2"]) -> Float[Tensor, "M P"]:
+    """Bilinear values at points (x, y) in [0, 1], pixel centres at (i + 0.5) / size, zeros outside."""
+    grid = (2 * points - 1)[:, None]  # (M, 1, P, 2)
+    return F.grid_sample(maps[:, None], grid, align_corners=False)[:, 0, 0]  # (M, P)
+
+
+@torch.no_grad()
+def match(
+    mask_logits: Float[Tensor, "N h w"], masks: Bool[Tensor, "K H W"], points: Float[Tensor, "1 P 2"]
+) -> Matching:
+    """Hungarian matching of proposals to objects by 5 BCE + 5 dice on shared points (the reference's cost)."""
+    logits = sample_points(mask_logits.float(), points.expand(len(mask_logits), -1, -1))  # (N, P)
+    labels = sample_points(masks.float(), points.expand(len(masks), -1, -1))  # (K, P)
+    bce = (F.softplus(-logits) @ labels.T + F.softplus(logits) @ (1 - labels).T) / logits.shape[1]  # (N, K)
+    inside = logits.sigmoid()
+    dice = 1 - (2 * inside @ labels.T + 1) / (inside.sum(-1)[:, None] + labels.sum(-1)[None] + 1)  # (N, K)
+    cost = (5 * bce + 5 * dice).nan_to_num(nan=0.0, posinf=1.0)
+    proposals, objects = linear_sum_assignment(cost.cpu().numpy())
+    return Matching(torch.as_tensor(proposals), torch.as_tensor(objects))
+
+
+@torch.no_grad()
+def uncertain_points(logits: Float[Tensor, "M h w"], config: LossConfig, draw: Draw) -> Float[Tensor, "M P 2"]:
+    """Points where the masks are undecided, and uniform ones for the rest (PointRend's importance sampling)."""
+    num_matched = len(logits)
+    candidates = draw(num_matched, int(config.num_points * config.oversample), 2).to(logits)  # (M, 3P, 2)
+    num_chosen = int(config.importance * config.num_points)
+    uncertainty = -sample_points(logits, candidates).abs()  # (M, 3P)
+    chosen = uncertainty.topk(num_chosen, dim=1).indices[..., None].expand(-1, -1, 2)  # (M, .75P, 2)
+    uniform = draw(num_matched, config.num_points - num_chosen, 2).to(logits)
+    return torch.cat([candidates.gather(1, chosen), uniform], dim=1)  # (M, P, 2)
+
+
+def mask_losses(
+    logits: Float[Tensor, "M h w"], masks: Float[Tensor, "M H W"], points: Float[Tensor, "M P 2"], num_masks: float
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Sigmoid cross-entropy and dice of matched masks on points, summed over masks / num_masks."""
+    predicted, labels = sample_points(logits, points), sample_points(masks, points)  # (M, P)
+    bce = F.binary_cross_entropy_with_logits(predicted, labels, reduction="none").mean(1).sum() / num_masks
+    inside = predicted.sigmoid()
+    dice = 1 - (2 * (inside * labels).sum(1) + 1) / (inside.sum(1) + labels.sum(1) + 1)
+    return bce, dice.sum() / num_masks
+
+
+def condition_loss(
+    logits: Float[Tensor, "B K N"],
+    present: Bool[Tensor, "B K"],
+    matchings: Sequence[Matching],
+    num_masks: float,
+) -> Float[Tensor, ""]:
+    """Each condition must point to its own proposal: cross-entropy over all real (condition, proposal) logits.
+
+    Positives weigh as much as all negatives together (pos_weight = (total - num_masks) / num_masks). Conditions
+    without a matched proposal, those of absent objects, have no positive.
+    """
+    targets = torch.zeros_like(logits)
+    for record, (proposals, objects) in enumerate(matchings):
+        targets[record, objects, proposals] = 1
+    real = present[..., None].expand_as(logits)
+    pos_weight = (real.sum() - num_masks) / num_masks
+    return F.binary_cross_entropy_with_logits(logits[real], targets[real], pos_weight=pos_weight)
+
+
+def alignment_loss(
+    query: Float[Tensor, "B K C"], target: Float[Tensor, "B K C"], visible: Bool[Tensor, "B K"]
+) -> Float[Tensor, ""]:
+    """XObjAlign as released: the Euclidean distance of an object's embeddings in both views, per record then mean."""
+    distance = (query - target).norm(dim=-1) * visible  # (B, K)
+    return (distance.sum(1) / visible.sum(1).clamp(min=1)).mean()
+
+
+def contrast_loss(query: Float[Tensor, "V D"], target: Float[Tensor, "V D"], temperature: float) -> Float[Tensor, ""]:
+    """XObjAlign that also pushes: row i of each view must find row i of the other among all rows (InfoNCE)."""
+    query, target = F.normalize(query.float(), dim=-1), F.normalize(target.float(), dim=-1)
+    logits = query @ target.T / temperature  # (V, V)
+    own = torch.arange(len(logits), device=logits.device)
+    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+
+class LevelLoss(NamedTuple):
+    """One decoder level's losses, unweighted, and the matching that they rest on."""
+
+    mask: Float[Tensor, ""]
+    dice: Float[Tensor, ""]
+    condition: Float[Tensor, ""]
+    matchings: list[Matching]
+
+
+def level_loss(
+    level: Level, targets: Targets, config: LossConfig, draw: Draw, num_masks: float | None = None
+) -> LevelLoss:
+    """Match and score one level; `num_masks` is the batch's count of visible objects over all processes, if several."""
+    count = max(float(targets.visible.sum()) if num_masks is None else num_masks, 1.0)
+    matchings, logits, masks = [], [], []
+    for mask_logits, own, visible in zip(level.mask_logits, targets.masks, targets.visible, strict=True):
+        objects = visible.nonzero()[:, 0]
+        points = draw(1, config.num_points, 2).to(mask_logits)
+        found = match(mask_logits, own[objects], points)
+        found = Matching(found.proposals.to(objects.device), objects[found.objects])
+        matchings.append(found)
+        logits.append(mask_logits[found.proposals])
+        masks.append(own[found.objects])
+    logits, masks = torch.cat(logits).float(), torch.cat(masks).to(torch.float32)  # (M, h, w), (M, H, W)
+    points = uncertain_points(logits, config, draw)
+    bce, dice = mask_losses(logits, masks, points, count)
+    return LevelLoss(bce, dice, condition_loss(level.condition_logits, targets.present, matchings, count), matchings)

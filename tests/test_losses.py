@@ -1,0 +1,119 @@
+"""Losses with known values; the released code's own numbers are in test_reference_parity."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from egoexo_xseg.model.losses import (
+    LossConfig,
+    Matching,
+    Targets,
+    alignment_loss,
+    condition_loss,
+    contrast_loss,
+    level_loss,
+    mask_losses,
+    match,
+    sample_points,
+    uncertain_points,
+)
+from egoexo_xseg.model.mask_decoder import Level
+
+GRID = torch.stack(torch.meshgrid(torch.arange(4), torch.arange(4), indexing="xy"), -1).flatten(0, 1)
+CENTRES = ((GRID + 0.5) / 4)[None]  # (1, 16, 2): the pixel centres of a 4 x 4 mask
+
+
+def half(side: str) -> torch.Tensor:
+    mask = torch.zeros(4, 4, dtype=torch.bool)
+    mask[:, :2] = side == "left"
+    mask[:, 2:] = side == "right"
+    return mask
+
+
+def sure(mask: torch.Tensor) -> torch.Tensor:
+    return mask.float() * 20 - 10
+
+
+def test_points_at_pixel_centres_read_the_pixels():
+    image = torch.arange(16.0).view(1, 4, 4)
+    assert torch.equal(sample_points(image, CENTRES), image.flatten(1))
+    between = torch.tensor([[[0.25, 0.125]]])  # half way from the first pixel to the second
+    assert sample_points(image, between).item() == 0.5
+
+
+def test_proposals_are_matched_to_the_objects_they_cover():
+    left, right = half("left"), half("right")
+    logits = torch.stack([sure(right), torch.zeros(4, 4), sure(left)])
+    found = match(logits, torch.stack([left, right]), CENTRES)
+    assert found.proposals.tolist() == [0, 2]
+    assert found.objects.tolist() == [1, 0]
+
+
+def test_not_a_number_does_not_stop_the_matching():
+    logits = torch.stack([torch.full((4, 4), math.nan), sure(half("left"))])
+    assert len(match(logits, half("left")[None], CENTRES).proposals) == 1
+
+
+def test_a_perfect_mask_costs_nothing_and_a_reversed_one_all():
+    left = half("left")[None].float()
+    for logits, bce, dice in ((sure(left), 0.0, 0.0), (-sure(left), 10.0, 1 - 1 / 17)):
+        found = mask_losses(logits, left, CENTRES, 1.0)
+        assert found[0].item() == pytest.approx(bce, abs=1e-3)
+        assert found[1].item() == pytest.approx(dice, abs=1e-3)
+
+
+def test_points_gather_where_the_mask_is_undecided():
+    torch.manual_seed(0)
+    config = LossConfig(num_points=64)
+    logits = torch.linspace(-8, 8, 32).expand(1, 32, 32)  # undecided in the middle column
+    points = uncertain_points(logits, config, torch.rand)
+    assert points.shape == (1, 64, 2)
+    assert (points[0, :48, 0] - 0.5).abs().max() < 0.3
+    assert (points[0, 48:, 0] - 0.5).abs().max() > 0.3
+
+
+def test_conditions_of_absent_objects_must_match_nothing():
+    present = torch.tensor([[True, True, False]])
+    matchings = [Matching(torch.tensor([1]), torch.tensor([0]))]
+    right = torch.full((1, 3, 4), -20.0)
+    right[0, 0, 1] = 20.0
+    right[0, 2] = 20.0  # padding: whatever it says
+    assert condition_loss(right, present, matchings, 1.0).item() == pytest.approx(0, abs=1e-6)
+    claimed = right.clone()
+    claimed[0, 1, 2] = 20.0  # an absent object that claims a proposal
+    assert condition_loss(claimed, present, matchings, 1.0).item() == pytest.approx(20 / 8)
+    missed = right.clone()
+    missed[0, 0, 1] = -20.0  # a positive weighs as much as the seven negatives together
+    assert condition_loss(missed, present, matchings, 1.0).item() == pytest.approx(7 * 20 / 8)
+
+
+def test_alignment_is_the_mean_distance_of_visible_objects():
+    query = torch.zeros(2, 2, 3)
+    target = torch.tensor([[[3.0, 4, 0], [9, 9, 9]], [[0, 0, 1], [0, 0, 3]]])
+    visible = torch.tensor([[True, False], [True, True]])
+    assert alignment_loss(query, target, visible).item() == pytest.approx((5 + 2) / 2)
+    assert alignment_loss(query, target, torch.zeros_like(visible)).item() == 0
+
+
+def test_contrast_wants_each_object_nearest_to_itself():
+    rows = torch.eye(4)[:3]
+    assert contrast_loss(rows, rows, 0.1).item() == pytest.approx(math.log(1 + 2 * math.exp(-10)), abs=1e-6)
+    assert contrast_loss(rows, rows[[1, 2, 0]], 0.1).item() == pytest.approx(10, abs=1e-3)
+    alone = torch.ones(1, 4, requires_grad=True)
+    contrast_loss(alone, alone, 0.1).backward()
+    assert alone.grad.abs().sum() == 0
+
+
+def test_a_level_without_visible_objects_only_teaches_absence():
+    logits = torch.zeros(1, 3, 4, 4, requires_grad=True)
+    conditions = torch.zeros(1, 2, 3, requires_grad=True)
+    none = torch.zeros(1, 2, dtype=torch.bool)
+    targets = Targets(torch.zeros(1, 2, 4, 4, dtype=torch.bool), ~none, none)
+    loss = level_loss(Level(logits, conditions), targets, LossConfig(num_points=16), torch.rand)
+    assert loss.mask.item() == loss.dice.item() == 0
+    assert loss.condition.item() == pytest.approx(math.log(2))
+    (loss.mask + loss.dice + loss.condition).backward()
+    assert conditions.grad.min() > 0
