@@ -43,8 +43,8 @@ def test_scores_of_both_directions(street):
 
 
 def test_prepared_takes_ask_for_the_same_as_the_raw_release(street):
-    for annotations in (street / "RAW/annotations/relations_val.json", street / "DATA"):
-        result = run("validate", street / "submission.json", "--annotations", annotations, "--json")
+    for truth in (street / "RAW/annotations/relations_val.json", street / "DATA"):
+        result = run("validate", street / "submission.json", "--annotations", truth, "--json")
         assert result.exit_code == 0 and json.loads(result.stdout)["valid"]
     again = run(
         "evaluate", street / "submission.json", "--annotations", street / "DATA", "--json", street / "again.json"

@@ -169,7 +169,7 @@ def backdrop(room: Room, camera: Camera, rays: Rays) -> Float32[np.ndarray, "3 N
     ends = ((room.low[0], room.high[0]), (room.low[1], room.high[1]), (0.0, room.height))
     with np.errstate(divide="ignore"):
         reach = [
-            np.where(d > 0, np.float32(high - o), np.float32(low - o)) / d
+            np.where(d > 0, np.float32(high - o), np.float32(o - low)) / np.abs(d)  # along a wall: never
             for d, o, (low, high) in zip(way, origin, ends, strict=True)
         ]
     near = np.minimum(np.minimum(reach[0], reach[1]), reach[2])
