@@ -58,7 +58,8 @@ def write_truth(annotations: Annotations, path: Path) -> None:
     for take in annotations:
         masks = {
             object_id: {
-                camera: {str(frame): rle.to_json() for frame, rle in frames.items()} for camera, frames in cameras.items()
+                camera: {str(frame): rle.to_json() for frame, rle in frames.items()}
+                for camera, frames in cameras.items()
             }
             for object_id, cameras in take.masks.items()
         }

@@ -25,12 +25,14 @@ model.configuration model.prompts model.positions model.released
 model.inputs model.swin model.projector
 model.conditions model.assignment model.pixel_decoder model.mask_decoder
 model.segmenter model.losses
+model.objective
 model.checkpoint
 model.hub
 data.lzstring data.images
 data.annotations data.metrics
 data.captions
 data.pairs data.predictions data.submission
+data.moments
 data.dataset
 jobs.sample jobs.prepare jobs.train jobs.predict jobs.pack jobs.validate jobs.evaluate jobs.show
 jobs.demo

@@ -1,4 +1,4 @@
-"""Commands that run the model: predict."""
+"""Commands that run the model: train, predict."""
 
 from __future__ import annotations
 
@@ -33,6 +33,50 @@ class Shard(click.ParamType):
         if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
             self.fail(f"{value!r} is not a shard: the second of eight is 2/8", param, ctx)
         return int(index), int(count)
+
+
+@cli.command()
+@click.option(
+    "--stage", type=click.Choice(["1", "2", "all"]), help="1: the fusion; 2: all but the image tower (default)."
+)
+@click.option("--direction", type=click.Choice(["ego2exo", "exo2ego", "both"]), help="Default: both in one model.")
+@click.option(
+    "--init", metavar="PATH|HUB_ID", default="EnmingZhang/PSALM", show_default=True, help="What to start from."
+)
+@click.option("--data", type=EXISTING_FOLDER, help="Prepared takes (default: endless scenes of the sample world).")
+@split_option
+@click.option("--captions", type=EXISTING_FILE, help="Captions of the query objects, JSON lines (default: none).")
+@click.option("--config", "recipe", type=EXISTING_FILE, help="Settings, JSON; what is given here goes before it.")
+@click.option("--steps", type=click.IntRange(1), help="How long (default: 4 epochs).")
+@click.option("--batch-size", type=click.IntRange(1), help="Records per process and step (default: 12).")
+@click.option("--accumulate", type=click.IntRange(1), help="Batches per step (default: 1).")
+@click.option("--lr", type=float, help="Learning rate at its peak (default: 6e-5).")
+@click.option("--seed", type=click.IntRange(0), help="Of every random draw (default: 0).")
+@click.option("--fsdp", is_flag=True, help="Spread the model over the processes instead of copying it.")
+@click.option("--device", help="cpu or cuda (default: a GPU if there is one).")
+@click.option("--out", type=FOLDER, required=True, help="Receives model/, log.jsonl and what resuming needs.")
+@example(
+    "xseg train --stage 1 --direction ego2exo --data DATA --split train --captions CAPTIONS --out stage1",
+    "xseg train --stage 2 --direction ego2exo --data DATA --split train --captions CAPTIONS \\",
+    "    --init stage1/model --out stage2",
+)
+def train(
+    init: str, out: Path, data: Path | None, split: str | None, captions: Path | None, recipe: Path | None,
+    fsdp: bool, device: str | None, **settings: Any,
+) -> None:  # fmt: skip
+    """Train the model: the paper's two stages, or from scratch.
+
+    The settings that count are saved with the checkpoint, OUT/model. Given again, the same command goes on after the
+    last state that was saved. Started by torchrun it uses several processes, GPUs or machines.
+    """
+    from egoexo_xseg.config import TrainConfig
+    from egoexo_xseg.jobs.predict import check_device
+    from egoexo_xseg.jobs.train import TrainOptions
+    from egoexo_xseg.jobs.train import train as run
+
+    check_device(device)
+    config = TrainConfig.read(recipe, **settings)
+    click.echo(f"{run(TrainOptions(init, out, config, data, split, captions, device, fsdp))}: trained")
 
 
 @cli.command()

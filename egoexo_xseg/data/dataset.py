@@ -1,14 +1,17 @@
-"""From a pair to what the model takes: pixels, masks and captions; never a name."""
+"""From a pair, or a moment of training, to what the model takes: pixels, masks and captions; never a name."""
 
 from __future__ import annotations
 
+import zlib
 from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, UInt8
 
+from egoexo_xseg.config import TrainConfig
 from egoexo_xseg.data.images import frame_path, read_image
+from egoexo_xseg.data.moments import Moment
 from egoexo_xseg.errors import XsegError
 from egoexo_xseg.masks import Rle, rle_to_mask
 from egoexo_xseg.model.inputs import Sample, View, fit_mask
@@ -57,3 +60,54 @@ def _keep(shelf: OrderedDict, key: object, value: object) -> None:
     if len(shelf) >= KEPT:
         shelf.popitem(last=False)
     shelf[key] = value
+
+
+class SampleMaker:
+    """Turns moments into the model's input, varied as training wants it."""
+
+    def __init__(self, config: TrainConfig, prompts: PromptBuilder, side: int, pad_value: int, most: int) -> None:
+        self.config, self.prompts, self.side, self.pad_value, self.most = config, prompts, side, pad_value, most
+
+    def make(self, moment: Moment, rng: np.random.Generator, salt: int) -> Sample | None:
+        """None where nothing can be asked. Objects stand in random order, or their number would give them away.
+
+        Views are varied by `salt` and their name: records of one batch that share a view share its image.
+        """
+        rows = rng.permutation(len(moment))
+        if not self.config.negatives:
+            rows = rows[moment.target_masks[rows].any((1, 2))]
+        if not len(rows):
+            return None
+        moment = moment.take(rows[: self.most].tolist())
+        told = rng.random() < self.config.caption_share
+        captions = [self._vary(caption, moment, rng) if told else None for caption in moment.captions]
+        mirrored = self.config.augment and bool(zlib.crc32(f"{salt} {moment.place}".encode()) & 1)
+        query, target = (
+            self._view(f"{moment.place}, {camera}", image, mirrored, salt)
+            for camera, image in zip(moment.cameras, (moment.query_image, moment.target_image), strict=True)
+        )
+        masks = [
+            np.stack([fit_mask(_mirror(mask, mirrored), self.side) for mask in own])
+            for own in (moment.query_masks, moment.target_masks)
+        ]
+        return Sample(query, target, masks[0], self.prompts.build(captions), masks[1])
+
+    def _view(self, name: str, image: UInt8[np.ndarray, "H W 3"], mirrored: bool, salt: int) -> View:
+        if self.config.augment:
+            rng = np.random.default_rng([salt, zlib.crc32(name.encode())])
+            # Another exposure and white balance, as cameras differ.
+            gain = rng.uniform(0.75, 1.3) * rng.uniform(0.93, 1.07, 3)
+            image = np.clip(_mirror(image, mirrored) * gain, 0, 255).astype(np.uint8)
+        return View.of(name, image, self.side, self.pad_value)
+
+    def _vary(self, caption: str | None, moment: Moment, rng: np.random.Generator) -> str | None:
+        """The caption, or now and then none, or another object's: captioners err."""
+        luck = rng.random()
+        if luck < self.config.caption_noise:
+            return None
+        wrong = luck < 2 * self.config.caption_noise
+        return moment.captions[int(rng.integers(len(moment)))] if wrong else caption
+
+
+def _mirror(image: np.ndarray, mirrored: bool) -> np.ndarray:
+    return np.ascontiguousarray(image[:, ::-1]) if mirrored else image

@@ -1,256 +1,325 @@
-"""The training loop, top to bottom: draw pairs, answer them both ways, compare, step, log, save, resume."""
+"""The training loop, top to bottom: read, answer, compare, step, log, save, resume."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
+import platform
+import shutil
 import time
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from jaxtyping import Bool
-from torch import Tensor, nn
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.fsdp import fully_shard
 
+from egoexo_xseg import __version__
 from egoexo_xseg.config import TrainConfig
-from egoexo_xseg.errors import XsegError
-from egoexo_xseg.model.checkpoint import load_checkpoint, save_checkpoint
-from egoexo_xseg.model.inputs import Batch, Fit, Sample, View, collate, fit_image, fit_mask
-from egoexo_xseg.model.losses import LossConfig, Targets, contrast_loss, level_loss
+from egoexo_xseg.data.annotations import open_annotations
+from egoexo_xseg.data.captions import Captions
+from egoexo_xseg.data.dataset import SampleMaker
+from egoexo_xseg.data.moments import DrawnMoments, Moments, PreparedMoments
+from egoexo_xseg.errors import CheckpointError, XsegError
+from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint, save_checkpoint
+from egoexo_xseg.model.hub import resolve_model
+from egoexo_xseg.model.inputs import Sample, collate
+from egoexo_xseg.model.objective import Objective, freeze
 from egoexo_xseg.model.prompts import PromptBuilder
-from egoexo_xseg.model.segmenter import CrossViewSegmenter, Encoding
-from egoexo_xseg.world.draws import ViewPair, draw_pair, world_seed
-from egoexo_xseg.world.scene import make_scene
+from egoexo_xseg.model.segmenter import CrossViewSegmenter
+from egoexo_xseg.progress import detail, track
 
-REPLAYED = 200
-"""Pairs that wait for their second turn."""
-
-MOMENTS = 4
-"""Pairs drawn of one scene; a new one costs as much as a picture."""
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
-def iter_pairs_of_views(seed: int, start: int, side: int) -> Iterator[ViewPair]:
-    """Endless moments of endless scenes, none of which `xseg sample` ever makes; `start` skips to the n-th scene."""
-    index = start
-    while True:
-        rng = np.random.default_rng(world_seed("train", seed, index))
-        scene = make_scene(world_seed("train scene", seed, index), exo_cameras=2)
-        for _ in range(MOMENTS):
-            yield draw_pair(scene, float(rng.uniform(0, scene.duration)), int(rng.integers(2)), side)
-        index += 1
+@dataclass(frozen=True)
+class TrainOptions:
+    """What to train, on what, and where to; without `data`, scenes are drawn from the sample world."""
+
+    init: str
+    out: Path
+    config: TrainConfig = field(default_factory=TrainConfig)
+    data: Path | None = None
+    split: str | None = None
+    captions: Path | None = None
+    device: str | None = None  # a GPU if there is one
+    fsdp: bool = False
 
 
-def replay(pairs: Iterator[ViewPair], rng: np.random.Generator) -> Iterator[ViewPair]:
-    """Every pair twice, the second time some while later: drawing one costs half as much as learning from it."""
-    kept: list[ViewPair] = []
-    for pair in pairs:
-        yield pair
-        kept.append(pair)
-        if len(kept) > REPLAYED:
-            yield kept.pop(int(rng.integers(len(kept))))
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that train together (`torchrun` tells)."""
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @classmethod
+    def here(cls, device: str | None) -> Processes:
+        rank, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if kind == "cuda":
+            kind = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+            torch.cuda.set_device(kind)
+        if count > 1 and not dist.is_initialized():
+            dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
+        return cls(rank, count, torch.device(kind))
+
+    def wait(self) -> None:
+        if self.count > 1:
+            dist.barrier()
 
 
-class PairMaker:
-    """Turns drawn views into records of both directions, varied in ways that keep both views true."""
+def train(options: TrainOptions) -> Path:
+    """Train `init` into `out/model`; `out/state-<step>` hold all that another start of the same command goes on with.
 
-    def __init__(self, config: TrainConfig, prompts: PromptBuilder, side: int, rng: np.random.Generator) -> None:
-        self.config, self.prompts, self.side, self.rng = config, prompts, side, rng
-
-    def make(self, pair: ViewPair, name: str) -> list[Sample]:
-        """Records of what is visible in either view; mirrored and tinted at random."""
-        views, labels = [], []
-        for view, image, instances in (
-            ("ego", pair.ego_image, pair.ego_instances),
-            ("exo", pair.exo_image, pair.exo_instances),
-        ):
-            if self.rng.random() < 0.5:
-                image, instances = image[:, ::-1], instances[:, ::-1]
-            image = self._tint(image)
-            fit = Fit.of(image.shape[:2], self.side)
-            views.append(View(f"{name} {view}", fit_image(np.ascontiguousarray(image), self.side, 128), fit))
-            labels.append(instances)
-        samples = []
-        for query, target in ((0, 1), (1, 0)):
-            present = self.rng.permutation([label for label in np.unique(labels[query]) if label])
-            if len(present):
-                samples.append(self._sample(pair, views, labels, (query, target), present))
-        return samples
-
-    def _sample(self, pair, views, labels, order, present) -> Sample:
-        query, target = order
-        query_masks, target_masks = (
-            np.stack([fit_mask(np.ascontiguousarray(labels[view] == label), self.side) for label in present])
-            for view in (query, target)
-        )
-        told = self.rng.random() < self.config.caption_share
-        captions = [self._caption(pair, label) if told else None for label in present]
-        return Sample(views[query], views[target], query_masks, self.prompts.build(captions), target_masks)
-
-    def _caption(self, pair: ViewPair, label: int) -> str | None:
-        """What the thing is, or now and then nothing, or what another thing is: captioners err."""
-        luck = self.rng.random()
-        if luck < self.config.caption_noise:
-            return None
-        other = luck < 2 * self.config.caption_noise
-        return pair.things[int(self.rng.integers(len(pair.things))) if other else label - 1].caption
-
-    def _tint(self, image: np.ndarray) -> np.ndarray:
-        """Another exposure and white balance, as cameras differ."""
-        gain = self.rng.uniform(0.75, 1.3) * self.rng.uniform(0.93, 1.07, 3)
-        return np.clip(image * gain, 0, 255).astype(np.uint8)
-
-
-class TrainStep(nn.Module):
-    """A model with its losses, as one module: what data parallelism wraps."""
-
-    def __init__(self, segmenter: CrossViewSegmenter, config: TrainConfig) -> None:
-        super().__init__()
-        self.segmenter, self.config = segmenter, config
-        self.losses = LossConfig(num_points=config.num_points)
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Losses by name, `loss` the weighted sum of all."""
-        segmenter = self.segmenter
-        encoding = segmenter.encode(batch.images)
-        output = segmenter.answer(batch, encoding)
-        visible = batch.target_masks.flatten(2).any(-1) & output.present  # (B, K)
-        targets = Targets(batch.target_masks, output.present, visible)
-        count = visible.sum().float()
-        if dist.is_initialized():
-            dist.all_reduce(count)
-            count /= dist.get_world_size()
-        levels = [
-            level_loss(level, targets, self.losses, torch.rand, max(float(count), 1.0)) for level in output.levels
-        ]
-        parts = {
-            "mask": sum(level.mask for level in levels),
-            "dice": sum(level.dice for level in levels),
-            "condition": sum(level.condition for level in levels),
-            "contrast": self._contrast(batch, encoding, visible),
-        }
-        weights = {
-            "mask": self.losses.mask_weight,
-            "dice": self.losses.dice_weight,
-            "condition": self.losses.condition_weight,
-            "contrast": self.config.contrast_weight,
-        }
-        parts["loss"] = sum(weights[name] * value for name, value in parts.items())
-        return parts
-
-    def _contrast(self, batch: Batch, encoding: Encoding, visible: Bool[Tensor, "B K"]) -> Tensor:
-        """Objects of the query views against those of the target views: each must find itself among all."""
-        views = [
-            self.segmenter.pool(encoding, images, masks)[visible]  # (V, D)
-            for images, masks in ((batch.query, batch.query_masks), (batch.target, batch.target_masks))
-        ]
-        if not len(views[0]):
-            return encoding.tokens.sum() * 0
-        return contrast_loss(*views, self.config.contrast_temperature)
-
-
-def train(init: Path, out: Path, config: TrainConfig) -> Path:
-    """Train `init` on drawn scenes; every `keep_every` steps `out/last` holds all that resuming needs.
-
-    Under `torchrun`, each process draws its own scenes and gradients are averaged. Returns the folder of the trained
-    checkpoint, `out/model`.
+    Every random draw is a function of the seed, the process and the step, so a resumed run has the losses of an
+    undisturbed one. Raises XsegError where a loss is not finite, naming the records.
     """
-    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    if world > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    device = (
-        torch.device("cuda", rank % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
-    )
-    torch.manual_seed(config.seed * 1000 + rank)
-    segmenter, prompts = load_checkpoint(init, device=device)
-    segmenter.train()
-    step_module: nn.Module = TrainStep(segmenter, config)
-    if world > 1:
-        step_module = nn.parallel.DistributedDataParallel(step_module, find_unused_parameters=True)
-    optimizer = _optimizer(segmenter, config)
-    out.mkdir(parents=True, exist_ok=True)
-    start = _resume(out, segmenter, optimizer, config)
-    rng = np.random.default_rng([config.seed, rank, start])
-    maker = PairMaker(config, prompts, segmenter.config.image_size, rng)
-    first_scene = start * config.batch_size // (2 * MOMENTS)
-    pairs = replay(iter_pairs_of_views(config.seed * world + rank, first_scene, segmenter.config.image_size), rng)
+    config, processes = options.config, Processes.here(options.device)
+    checkpoint = resolve_model(options.init)
+    _settle(options, checkpoint, processes)
+    torch.manual_seed(config.seed)
+    segmenter, prompts = load_checkpoint(checkpoint, device=processes.device, changes=config.model_changes)
+    freeze(segmenter, config)
+    if processes.device.type == "cuda":
+        segmenter.language.gradient_checkpointing_enable()
+    learner = _distribute(Objective(segmenter, config), options.fsdp, processes)
+    optimizer = _make_optimizer(segmenter, config)
+    moments = _open_moments(options, segmenter, processes)
+    steps = _count_steps(config, moments, processes)
+    start = _resume(options.out, learner, optimizer)
+    if processes.rank == 0:
+        _cut_log(options.out / "log.jsonl", start)
+    shape = segmenter.config
+    maker = SampleMaker(config, prompts, shape.image_size, shape.pad_value, shape.decoder.num_mask_tokens)
+    batches = Batches(moments, maker, config, processes)
     began = time.monotonic()
-    for step in range(start, config.steps):
-        samples: list[Sample] = []
-        while len(samples) < 2 * config.batch_size:
-            samples += maker.make(next(pairs), f"{len(samples)}")
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr * _schedule(step, config)
-        parts = step_module(collate(samples).to(device))
-        if not torch.isfinite(parts["loss"]):
-            raise XsegError(f"the loss is not finite at step {step}", where=out, remedy="Lower the learning rate")
-        optimizer.zero_grad(set_to_none=True)
-        parts["loss"].backward()
-        norm = nn.utils.clip_grad_norm_(segmenter.parameters(), config.clip)
-        optimizer.step()
-        if rank == 0:
-            values = {name: round(value.item(), 4) for name, value in parts.items()}
-            _log(
-                out,
-                {"step": step, "seconds": round(time.monotonic() - began, 1), "norm": round(norm.item(), 2), **values},
+    with ThreadPoolExecutor(1 if processes.device.type == "cpu" else 8) as readers:
+        ahead = batches.read_ahead(readers, range(start * config.accumulate, steps * config.accumulate))
+        shown = (
+            track(range(start, steps), "Training", total=steps - start) if not processes.rank else range(start, steps)
+        )
+        for step in shown:
+            losses = _step(
+                learner, optimizer, [next(ahead) for _ in range(config.accumulate)], (step, steps), processes
             )
-            if (step + 1) % config.keep_every == 0 or step + 1 == config.steps:
-                _save(out, segmenter, prompts, optimizer, step + 1, config)
-    return out / "model"
+            if processes.rank == 0:
+                row = {"step": step + 1, "seconds": round(time.monotonic() - began, 1), **losses}
+                with (options.out / "log.jsonl").open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(row) + "\n")
+            if (step + 1) % config.keep_every == 0 or step + 1 == steps:
+                _save(options.out, learner, optimizer, prompts, step + 1, processes)
+    return options.out / "model"
 
 
-def _optimizer(segmenter: CrossViewSegmenter, config: TrainConfig) -> torch.optim.Optimizer:
-    matrices = [p for p in segmenter.parameters() if p.requires_grad and p.ndim > 1]
-    vectors = [p for p in segmenter.parameters() if p.requires_grad and p.ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas)
+class Batches:
+    """Batches by number; each is a function of the seed, the process and its number."""
+
+    def __init__(self, moments: Moments, maker: SampleMaker, config: TrainConfig, processes: Processes) -> None:
+        self.moments, self.maker, self.config, self.processes = moments, maker, config, processes
+
+    def read(self, number: int) -> list[Sample]:
+        """Records of `batch_size` moments; what cannot be read is named and left out, an empty batch gets others."""
+        rng = np.random.default_rng([self.config.seed, 2, self.processes.rank, number])
+        salt, samples = int(rng.integers(1 << 32)), []
+        for turn in range(100):
+            first = (number + turn * 1_000_003) * self.config.batch_size
+            for own in range(first, first + self.config.batch_size):
+                try:
+                    moment = self.moments.read(own * self.processes.count + self.processes.rank)
+                except XsegError as fault:
+                    detail(f"left out: {fault}")
+                    continue
+                samples += filter(None, [self.maker.make(moment, rng, salt)])
+            if samples:
+                return samples
+        raise XsegError("no record can be read", remedy="xseg -v train names the reasons")
+
+    def read_ahead(self, readers: ThreadPoolExecutor, numbers: range) -> Iterator[list[Sample]]:
+        """In order, a few ahead of whoever takes them."""
+        waiting: deque[Future[list[Sample]]] = deque()
+        for number in numbers:
+            waiting.append(readers.submit(self.read, number))
+            if len(waiting) > 8:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
-def _schedule(step: int, config: TrainConfig) -> float:
-    """Linear warm-up, then a cosine from 1 to `final_lr`."""
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    done = (step - config.warmup) / max(1, config.steps - config.warmup)
-    return config.final_lr + (1 - config.final_lr) * (1 + math.cos(math.pi * done)) / 2
+def _step(
+    learner: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: list[list[Sample]],
+    progress: tuple[int, int],
+    processes: Processes,
+) -> dict[str, float]:
+    """One step of the optimizer over the mean of some batches; returns the losses and the gradient's norm."""
+    config: TrainConfig = _objective(learner).config
+    step, steps = progress
+    torch.manual_seed(int(np.random.SeedSequence([config.seed, 3, processes.rank, step]).generate_state(1)[0]))
+    for group in optimizer.param_groups:
+        group["lr"] = config.learning_rate(step, steps)
+    optimizer.zero_grad(set_to_none=True)
+    total: dict[str, float] = {}
+    for number, samples in enumerate(batches):
+        last = number + 1 == len(batches)
+        quiet = nullcontext() if last or not hasattr(learner, "no_sync") else learner.no_sync()
+        mixed = torch.autocast("cuda", torch.bfloat16, enabled=processes.device.type == "cuda")
+        with quiet, mixed:
+            parts = learner(collate(samples).to(processes.device))
+            if not torch.isfinite(parts["loss"]):
+                names = "; ".join(f"{sample.query.name} and {sample.target.name}" for sample in samples)
+                raise XsegError(f"the loss is not finite at step {step + 1}", where=names, remedy="Lower --lr")
+            (parts["loss"] / len(batches)).backward()
+        for name, value in parts.items():
+            total[name] = total.get(name, 0.0) + value.item() / len(batches)
+    norm = nn.utils.clip_grad_norm_([p for p in learner.parameters() if p.requires_grad], config.clip)
+    optimizer.step()
+    whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    rate = optimizer.param_groups[0]["lr"]
+    return {**{name: round(value, 5) for name, value in total.items()}, "norm": round(whole.item(), 3), "lr": rate}
 
 
-def _log(out: Path, row: dict[str, Any]) -> None:
-    with (out / "log.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row) + "\n")
+def _objective(learner: nn.Module) -> Objective:
+    return learner.module if isinstance(learner, nn.parallel.DistributedDataParallel) else learner
+
+
+def _distribute(objective: Objective, fsdp: bool, processes: Processes) -> nn.Module:
+    """Wrap for several processes: whole copies, or weights, gradients and optimizer spread over them."""
+    if fsdp:
+        if processes.count == 1:
+            raise XsegError("--fsdp spreads a model over processes, and there is one", remedy="Use torchrun")
+        for layer in objective.segmenter.language.layers:
+            fully_shard(layer)
+        return fully_shard(objective)
+    if processes.count > 1:
+        return nn.parallel.DistributedDataParallel(objective, find_unused_parameters=True)
+    return objective
+
+
+def _make_optimizer(segmenter: CrossViewSegmenter, config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW over what trains; weight decay for matrices only."""
+    trained = [parameter for parameter in segmenter.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, betas=config.betas)
+
+
+def _open_moments(options: TrainOptions, segmenter: CrossViewSegmenter, processes: Processes) -> Moments:
+    if options.data is None:
+        return DrawnMoments(options.config, segmenter.config.image_size, processes.count)
+    annotations = open_annotations(options.data, split=options.split)
+    captions = Captions.read(options.captions) if options.captions else None
+    index = options.out / f"records-{processes.rank}.jsonl"
+    return PreparedMoments(annotations, options.config, index, captions)
+
+
+def _count_steps(config: TrainConfig, moments: Moments, processes: Processes) -> int:
+    if config.steps is not None:
+        return config.steps
+    if moments.length is None:
+        raise XsegError("drawn scenes never end", remedy="Say how many --steps")
+    per_step = config.batch_size * config.accumulate * processes.count
+    return max(1, round(config.epochs * moments.length / per_step))
+
+
+def _settle(options: TrainOptions, checkpoint: Path, processes: Processes) -> None:
+    """Write the configuration, or make sure that the folder holds a run of the same."""
+    path = options.out / "train.json"
+    identity = {"init": checkpoint_hash(checkpoint), "processes": processes.count}
+    identity |= {"data": str(options.data) if options.data else None, "split": options.split}
+    manifest = {
+        "config": options.config.to_json(),
+        "run": identity,
+        "versions": {"xseg": __version__, "python": platform.python_version(), "torch": torch.__version__},
+    }
+    if path.is_file():
+        try:
+            before = json.loads(path.read_bytes())
+            same = before["config"] == manifest["config"] and before["run"] == identity
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise XsegError("not readable as a training run", where=path, remedy="Choose another --out") from None
+        if not same:
+            raise XsegError(
+                "this folder holds a run with another configuration", where=options.out, remedy="Choose another --out"
+            )
+    elif processes.rank == 0:
+        options.out.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(".train.json.partial")
+        partial.write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
+        os.replace(partial, path)
+    processes.wait()
 
 
 def _save(
     out: Path,
-    segmenter: CrossViewSegmenter,
-    prompts: PromptBuilder,
+    learner: nn.Module,
     optimizer: torch.optim.Optimizer,
+    prompts: PromptBuilder,
     step: int,
-    config: TrainConfig,
+    processes: Processes,
 ) -> None:
-    """The checkpoint first, then the state beside it: a kill between the two resumes from the older state."""
-    segmenter.config.untrained = False
-    save_checkpoint(segmenter, prompts, out / "model")
+    """State first, under a temporary name; then the model; then all states but the newest few are deleted."""
+    objective = _objective(learner)
     state = {
-        "model": segmenter.state_dict(),
-        "optimizer": optimizer.state_dict(),
         "step": step,
-        "config": config.to_json(),
+        "model": get_model_state_dict(objective, options=WHOLE),
+        "optimizer": get_optimizer_state_dict(objective, optimizer, options=WHOLE),
     }
-    partial = out / ".state.pt.partial"
-    torch.save(state, partial)
-    os.replace(partial, out / "state.pt")
-    (out / "train.json").write_text(json.dumps(config.to_json(), indent=1) + "\n", "utf-8")
+    if processes.rank == 0:
+        partial = out / f".state-{step}.partial"
+        torch.save(state, partial)
+        os.replace(partial, out / f"state-{step}.pt")
+        segmenter = objective.segmenter
+        segmenter.config.untrained = False
+        weights = {name.removeprefix("segmenter."): value for name, value in state["model"].items()}
+        save_checkpoint(segmenter, prompts, out / "model", weights)
+        shutil.copyfile(out / "train.json", out / "model" / "train.json")
+        for old in _states(out)[: -objective.config.keep_last]:
+            old.unlink()
+    processes.wait()
 
 
-def _resume(out: Path, segmenter: CrossViewSegmenter, optimizer: torch.optim.Optimizer, config: TrainConfig) -> int:
-    """Continue where a run of the same configuration stopped."""
-    path = out / "state.pt"
-    if not path.is_file():
+def _cut_log(path: Path, steps: int) -> None:
+    """Forget what a killed run logged after its last checkpoint: those steps come again."""
+    if path.is_file():
+        lines = path.read_text("utf-8").splitlines(keepends=True)[:steps]
+        partial = path.with_name(".log.jsonl.partial")
+        partial.write_text("".join(lines), "utf-8")
+        os.replace(partial, path)
+
+
+def _states(out: Path) -> list[Path]:
+    """Complete states, oldest first."""
+    return sorted(out.glob("state-*.pt"), key=lambda path: int(path.stem.removeprefix("state-")))
+
+
+def _resume(out: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Continue after the newest state; returns the steps already done."""
+    states = _states(out)
+    if not states:
         return 0
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    segmenter.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
+    try:
+        state = torch.load(states[-1], map_location="cpu", weights_only=True, mmap=True)
+        objective = _objective(learner)
+        set_model_state_dict(objective, state["model"], options=WHOLE)
+        set_optimizer_state_dict(objective, optimizer, state["optimizer"], options=WHOLE)
+        return int(state["step"])
+    except (RuntimeError, KeyError, ValueError, EOFError) as fault:
+        raise CheckpointError(f"cannot be resumed from ({str(fault)[:200]})", where=states[-1]) from None

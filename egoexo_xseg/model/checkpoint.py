@@ -9,7 +9,7 @@ import os
 import pickle
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,6 +32,9 @@ WORDS = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json")
 RELEASED_TYPE = "llava_phi"
 VOCABULARY = "model.embed_tokens.weight"
 
+FRESH = ("fusion", "region_heads")
+"""Parts that a training may start without."""
+
 SHOWN = 20
 """Names listed of each kind of fault; a wrong folder has hundreds."""
 
@@ -41,12 +44,17 @@ log = logging.getLogger("egoexo_xseg")
 
 
 def load_checkpoint(
-    folder: Path, *, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    folder: Path,
+    *,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    changes: Mapping[str, object] | None = None,
 ) -> tuple[CrossViewSegmenter, PromptBuilder]:
     """The model of a folder, ready to predict, and the writer of its prompts.
 
     Everything is checked by the files' headers before the model is allocated, then read shard by shard: the peak is
-    the weights plus one shard.
+    the weights plus one shard. With `changes` to the configuration, the start of a training, the parts of `FRESH` may
+    be missing and are made anew (PSALM has no fusion; finer region features are an addition).
     """
     files = weight_files(folder)
     shapes = {name: tensor for path in files for name, tensor in _iter_weights(path, headers_only=True)}
@@ -59,7 +67,13 @@ def load_checkpoint(
     if num_tokens > rows:
         raise CheckpointError(f"the tokenizer has {num_tokens} tokens, the model knows {rows}", where=folder)
     heads = config.language.num_attention_heads if released else None
-    check_weights(config, _translate(shapes, heads), where=folder)
+    found = _translate(shapes, heads)
+    fresh = []
+    if changes is not None:
+        for name, value in changes.items():
+            setattr(config, name, value)
+        fresh = [part for part in FRESH if not any(name.startswith(f"{part}.") for name in found)]
+    check_weights(config, found, where=folder, fresh=fresh)
     with torch.device(device), _default_dtype(dtype), no_init_weights():
         segmenter = CrossViewSegmenter(config)
     own = segmenter.state_dict()
@@ -69,17 +83,25 @@ def load_checkpoint(
                 for ours, value in _translate({name: tensor}, heads).items():
                     if ours in own:
                         own[ours].copy_(value)
+    for part in fresh:
+        segmenter.renew(part)
     return segmenter.eval(), prompts
 
 
-def check_weights(config: CrossViewConfig, found: Mapping[str, Tensor], where: object) -> None:
+def check_weights(
+    config: CrossViewConfig, found: Mapping[str, Tensor], where: object, fresh: Sequence[str] = ()
+) -> None:
     """Compare weights (by our names) with what `config` asks for; only names and shapes are looked at.
 
     Raises one CheckpointError that lists all that is missing or of the wrong shape; names the unknown in a warning.
     """
     expected = _expected_shapes(config)
     # A counter that inference never reads; some tools drop it.
-    missing = [name for name in expected if name not in found and not name.endswith("num_batches_tracked")]
+    missing = [
+        name
+        for name in expected
+        if name not in found and not name.endswith("num_batches_tracked") and name.partition(".")[0] not in fresh
+    ]
     wrong = [
         f"{name} ({_size(found[name].shape)} instead of {_size(shape)})"
         for name, shape in expected.items()
@@ -102,8 +124,16 @@ def _expected_shapes(config: CrossViewConfig) -> dict[str, torch.Size]:
         raise CheckpointError(f"no model can be built ({str(fault)[:200]})", where="config.json") from None
 
 
-def save_checkpoint(segmenter: CrossViewSegmenter, prompts: PromptBuilder, folder: Path) -> None:
-    """Write weights (safetensors, in shards of 5 GB), configuration and tokenizer; all of it appears at once."""
+def save_checkpoint(
+    segmenter: CrossViewSegmenter,
+    prompts: PromptBuilder,
+    folder: Path,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write weights (safetensors, in shards of 5 GB), configuration and tokenizer; all of it appears at once.
+
+    `weights` stand for the segmenter's own where those are spread over processes.
+    """
     if folder.exists() and not _is_replaceable(folder):
         raise CheckpointError("not a checkpoint folder", where=folder, remedy="Choose a new or an empty one")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -111,7 +141,7 @@ def save_checkpoint(segmenter: CrossViewSegmenter, prompts: PromptBuilder, folde
     try:
         fresh = temporary / "new"
         fresh.mkdir()
-        save_torch_state_dict(segmenter.state_dict(), fresh, max_shard_size="5GB")
+        save_torch_state_dict(dict(weights or segmenter.state_dict()), fresh, max_shard_size="5GB")
         segmenter.config.save_pretrained(fresh)
         prompts.save(fresh)
         if folder.exists():

@@ -123,6 +123,15 @@ class CrossViewSegmenter(PreTrainedModel):
         if module is self:
             nn.init.normal_(self.mask_tokens, std=0.02)
 
+    def renew(self, part: str) -> None:
+        """Draw the weights of "fusion" or "region_heads" anew; fresh heads add nothing until they have learnt."""
+        if part == "fusion":
+            fresh = type(self.fusion)(self.config.decoder.hidden_dim)
+            self.fusion.load_state_dict(fresh.state_dict())
+        for head in self.region_heads if part == "region_heads" else ():
+            nn.init.zeros_(head.weight)
+            nn.init.zeros_(head.bias)
+
     def forward(self, batch: Batch) -> Output:
         """Answer a batch; each of its distinct images passes the image tower once."""
         return self.answer(batch, self.encode(batch.images))
