@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,9 @@ class TrainConfig:
     clip: float = 1.0  # of the gradient's norm
     seed: int = 0
     fusion: str | None = None  # released or per_object; otherwise the model's own
-    region_levels: tuple[int, ...] | None = (
-        None  # Swin maps that add to an object's features; otherwise the model's own
-    )
+    object_proposals: bool | None = None  # each object's condition proposes a mask too; otherwise the model's own
+    region_levels: tuple[int, ...] | None = None  # Swin maps that add to an object's features; or the model's own
     num_points: int = 12544  # where masks are compared: 112 x 112, as in Mask2Former
-    matching: str = "cost"  # how proposals get their objects; "order" (i-th to i-th) learns far faster from scratch
     alignment: str = "released"  # how an object's two views are drawn together, except in stage 1
     alignment_weight: float = 1.0
     temperature: float = 0.1  # of the contrastive alignment
@@ -51,39 +50,13 @@ class TrainConfig:
     keep_last: int = 2  # checkpoints that stay besides the newest
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "betas", tuple(self.betas))
-        if self.region_levels is not None:
-            object.__setattr__(self, "region_levels", tuple(self.region_levels))
-        self._check("stage", self.stage in STAGES, f"one of {', '.join(STAGES)}")
-        self._check("direction", self.direction in DIRECTIONS, f"one of {', '.join(DIRECTIONS)}")
-        self._check("alignment", self.alignment in ALIGNMENTS, f"one of {', '.join(ALIGNMENTS)}")
-        for name in ("batch_size", "accumulate", "num_points", "keep_every", "keep_last"):
-            self._check(name, type(getattr(self, name)) is int and getattr(self, name) > 0, "a whole number above 0")
-        self._check("steps", self.steps is None or (type(self.steps) is int and self.steps > 0), "a number above 0")
-        self._check("seed", type(self.seed) is int and self.seed >= 0, "a whole number from 0")
-        for name in ("lr", "clip", "epochs", "temperature"):
-            self._check(name, _is_number(getattr(self, name)) and getattr(self, name) > 0, "a number above 0")
-        for name in ("final_lr", "warmup", "caption_share", "caption_noise"):
-            self._check(name, _is_number(getattr(self, name)) and 0 <= getattr(self, name) <= 1, "within 0 and 1")
-        for name in ("weight_decay", "alignment_weight"):
-            self._check(name, _is_number(getattr(self, name)) and getattr(self, name) >= 0, "a number from 0")
-        for name in ("negatives", "augment", "reference_behaviour"):
-            self._check(name, isinstance(getattr(self, name), bool), "true or false")
-        self._check("share", self.share is None or (_is_number(self.share) and 0 < self.share <= 1), "within 0 and 1")
-        self._check("matching", self.matching in ("cost", "order"), "cost or order")
-        self._check("fusion", self.fusion in (None, "released", "per_object"), "released or per_object")
-        levels = self.region_levels or ()
-        self._check("region_levels", all(type(x) is int and 0 <= x < 4 for x in levels), "numbers from 0 to 3")
-        self._check("betas", len(self.betas) == 2 and all(map(_is_number, self.betas)), "two numbers")
-
-    def _check(self, name: str, fine: bool, wanted: str) -> None:
-        if not fine:
-            raise XsegError(f"{name} must be {wanted}, found {getattr(self, name)!r}", where="training configuration")
+        check_settings(asdict(self), where="training configuration")
 
     @property
     def model_changes(self) -> dict[str, Any]:
         """Settings of the model that the training changes."""
-        changes = {"fusion": self.fusion, "region_levels": self.region_levels}
+        names = ("fusion", "object_proposals", "region_levels")
+        changes = {name: getattr(self, name) for name in names}
         return {name: value for name, value in changes.items() if value is not None}
 
     @property
@@ -113,14 +86,70 @@ class TrainConfig:
                 raise XsegError("not readable as JSON", where=path) from None
         if not isinstance(values, dict):
             raise XsegError("a training configuration must be a JSON object", where=path)
-        known = {entry.name for entry in fields(cls)}
-        for name in values.keys() - known:
-            raise XsegError(f"no setting {name!r}", where=path, remedy=f"There are: {', '.join(sorted(known))}")
-        for name in ("betas", "region_levels"):
-            if not isinstance(values.get(name) or [], list):
-                raise XsegError(f"{name} must be a list of numbers, found {values[name]!r}", where=path)
-        return replace(cls(**values), **{name: value for name, value in changes.items() if value is not None})
+        values |= {name: value for name, value in changes.items() if value is not None}
+        check_settings(values, where=path or "training configuration")
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
+
+
+def check_settings(values: dict[str, Any], where: object) -> None:
+    """Refuse the first setting that does not exist or cannot have its value."""
+    for name, value in values.items():
+        if name not in RULES:
+            raise XsegError(f"no setting {name!r}", where=where, remedy=f"There are: {', '.join(sorted(RULES))}")
+        fine, wanted = RULES[name]
+        if not fine(value):
+            raise XsegError(f"{name} must be {wanted}, found {value!r}", where=where)
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_list(value: object, fine: Callable[[Any], bool]) -> bool:
+    return isinstance(value, list | tuple) and all(map(fine, value))
+
+
+Rule = tuple[Callable[[Any], bool], str]
+COUNT: Rule = (lambda value: _is_whole(value) and value > 0, "a whole number above 0")
+POSITIVE: Rule = (lambda value: _is_number(value) and value > 0, "a number above 0")
+NOT_NEGATIVE: Rule = (lambda value: _is_number(value) and value >= 0, "a number from 0")
+SHARE: Rule = (lambda value: _is_number(value) and 0 <= value <= 1, "a number within 0 and 1")
+FLAG: Rule = (lambda value: isinstance(value, bool), "true or false")
+
+RULES: dict[str, Rule] = {
+    "stage": (lambda value: value in STAGES, f"one of {', '.join(STAGES)}"),
+    "direction": (lambda value: value in DIRECTIONS, f"one of {', '.join(DIRECTIONS)}"),
+    "epochs": POSITIVE,
+    "steps": (lambda value: value is None or COUNT[0](value), COUNT[1]),
+    "share": (lambda value: value is None or (SHARE[0](value) and value > 0), "a number above 0 and up to 1"),
+    "batch_size": COUNT,
+    "accumulate": COUNT,
+    "lr": POSITIVE,
+    "final_lr": SHARE,
+    "warmup": SHARE,
+    "betas": (lambda value: _is_list(value, SHARE[0]) and len(value) == 2, "two numbers within 0 and 1"),
+    "weight_decay": NOT_NEGATIVE,
+    "clip": POSITIVE,
+    "seed": (lambda value: _is_whole(value) and value >= 0, "a whole number from 0"),
+    "fusion": (lambda value: value in (None, "released", "per_object"), "released or per_object"),
+    "object_proposals": (lambda value: value is None or isinstance(value, bool), "true or false"),
+    "region_levels": (
+        lambda value: value is None or _is_list(value, lambda level: _is_whole(level) and 0 <= level < 4),
+        "a list of numbers from 0 to 3",
+    ),
+    "num_points": COUNT,
+    "alignment": (lambda value: value in ALIGNMENTS, f"one of {', '.join(ALIGNMENTS)}"),
+    "alignment_weight": NOT_NEGATIVE,
+    "temperature": POSITIVE,
+    "negatives": FLAG,
+    "caption_share": SHARE,
+    "caption_noise": SHARE,
+    "augment": FLAG,
+    "reference_behaviour": FLAG,
+    "keep_every": COUNT,
+    "keep_last": COUNT,
+}

@@ -34,6 +34,7 @@ data.captions
 data.pairs data.predictions data.submission
 data.moments
 data.dataset
+jobs.train_state
 jobs.sample jobs.prepare jobs.train jobs.predict jobs.pack jobs.validate jobs.evaluate jobs.show
 jobs.demo
 cli.app

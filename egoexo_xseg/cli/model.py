@@ -57,8 +57,7 @@ class Shard(click.ParamType):
 @click.option("--out", type=FOLDER, required=True, help="Receives model/, log.jsonl and what resuming needs.")
 @example(
     "xseg train --stage 1 --direction ego2exo --data DATA --split train --captions CAPTIONS --out stage1",
-    "xseg train --stage 2 --direction ego2exo --data DATA --split train --captions CAPTIONS \\",
-    "    --init stage1/model --out stage2",
+    "xseg train --init stage1/model --direction ego2exo --data DATA --split train --captions CAPTIONS --out stage2",
 )
 def train(
     init: str, out: Path, data: Path | None, split: str | None, captions: Path | None, recipe: Path | None,

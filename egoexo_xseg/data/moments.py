@@ -7,7 +7,6 @@ import os
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from jaxtyping import Bool, Int64, UInt8
@@ -51,15 +50,6 @@ class Moment:
         )
 
 
-class Moments(Protocol):
-    """An endless source: training asks for position after position, of which each process takes every n-th."""
-
-    length: int | None
-    """How many positions see everything once; None where nothing comes twice."""
-
-    def read(self, position: int) -> Moment: ...
-
-
 class PreparedMoments:
     """The pairs of prepared takes, every epoch in another order; an index in one file keeps memory small."""
 
@@ -83,7 +73,7 @@ class PreparedMoments:
             raise AnnotationError("no objects to learn from", where=annotations.source)
         chosen = np.random.default_rng([config.seed, 0]).permutation(len(self.offsets))
         self.chosen = np.sort(chosen[: max(1, round(config.record_share * len(chosen)))])
-        self.length: int | None = len(self.chosen)
+        self.length = len(self.chosen)
         self._order: tuple[int, Int64[np.ndarray, " N"]] = (-1, self.chosen)
 
     def read(self, position: int) -> Moment:
@@ -127,7 +117,7 @@ def _mask_at(value: dict[str, object] | None, hw: tuple[int, int]) -> Bool[np.nd
 class DrawnMoments:
     """Moments of made-up scenes, none of which `xseg sample` ever shows; numbers are turned into them as asked."""
 
-    length: int | None = None
+    length = None
     PER_SCENE = 4
     """Moments drawn of one scene; a new one costs as much as a picture."""
     TURN = 50
@@ -167,3 +157,9 @@ class DrawnMoments:
             cameras = ("ego", "exo") if not moments else ("exo", "ego")
             moments.append(Moment(f"drawn scene {scene_number}, {moment}", cameras, image, other, *masks, captions))
         return moments[0], moments[1]
+
+
+Moments = PreparedMoments | DrawnMoments
+"""Training asks for position after position, of which each process takes every n-th; `length` of them see everything
+once, where there is an end.
+"""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
-import shutil
+import math
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -18,31 +16,22 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_model_state_dict,
-    get_optimizer_state_dict,
-    set_model_state_dict,
-    set_optimizer_state_dict,
-)
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
-from egoexo_xseg import __version__
 from egoexo_xseg.config import TrainConfig
 from egoexo_xseg.data.annotations import open_annotations
 from egoexo_xseg.data.captions import Captions
 from egoexo_xseg.data.dataset import SampleMaker
 from egoexo_xseg.data.moments import DrawnMoments, Moments, PreparedMoments
-from egoexo_xseg.errors import CheckpointError, XsegError
-from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint, save_checkpoint
+from egoexo_xseg.errors import XsegError
+from egoexo_xseg.jobs.train_state import Processes, cut_log, resume, save, settle, unwrap
+from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint
 from egoexo_xseg.model.hub import resolve_model
 from egoexo_xseg.model.inputs import Sample, collate
 from egoexo_xseg.model.objective import Objective, freeze
-from egoexo_xseg.model.prompts import PromptBuilder
 from egoexo_xseg.model.segmenter import CrossViewSegmenter
 from egoexo_xseg.progress import detail, track
-
-WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
 @dataclass(frozen=True)
@@ -59,30 +48,6 @@ class TrainOptions:
     fsdp: bool = False
 
 
-@dataclass(frozen=True)
-class Processes:
-    """This process among those that train together (`torchrun` tells)."""
-
-    rank: int
-    count: int
-    device: torch.device
-
-    @classmethod
-    def here(cls, device: str | None) -> Processes:
-        rank, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        if kind == "cuda":
-            kind = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-            torch.cuda.set_device(kind)
-        if count > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
-        return cls(rank, count, torch.device(kind))
-
-    def wait(self) -> None:
-        if self.count > 1:
-            dist.barrier()
-
-
 def train(options: TrainOptions) -> Path:
     """Train `init` into `out/model`; `out/state-<step>` hold all that another start of the same command goes on with.
 
@@ -91,7 +56,8 @@ def train(options: TrainOptions) -> Path:
     """
     config, processes = options.config, Processes.here(options.device)
     checkpoint = resolve_model(options.init)
-    _settle(options, checkpoint, processes)
+    identity = {"init": checkpoint_hash(checkpoint), "data": str(options.data or ""), "split": options.split or ""}
+    settle(options.out, config, identity, processes)
     torch.manual_seed(config.seed)
     segmenter, prompts = load_checkpoint(checkpoint, device=processes.device, changes=config.model_changes)
     freeze(segmenter, config)
@@ -101,9 +67,9 @@ def train(options: TrainOptions) -> Path:
     optimizer = _make_optimizer(segmenter, config)
     moments = _open_moments(options, segmenter, processes)
     steps = _count_steps(config, moments, processes)
-    start = _resume(options.out, learner, optimizer)
+    start = resume(options.out, learner, optimizer)
     if processes.rank == 0:
-        _cut_log(options.out / "log.jsonl", start)
+        cut_log(options.out / "log.jsonl", start)
     shape = segmenter.config
     maker = SampleMaker(config, prompts, shape.image_size, shape.pad_value, shape.decoder.num_mask_tokens)
     batches = Batches(moments, maker, config, processes)
@@ -122,7 +88,7 @@ def train(options: TrainOptions) -> Path:
                 with (options.out / "log.jsonl").open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
             if (step + 1) % config.keep_every == 0 or step + 1 == steps:
-                _save(options.out, learner, optimizer, prompts, step + 1, processes)
+                save(options.out, learner, optimizer, prompts, step + 1, processes)
     return options.out / "model"
 
 
@@ -168,7 +134,7 @@ def _step(
     processes: Processes,
 ) -> dict[str, float]:
     """One step of the optimizer over the mean of some batches; returns the losses and the gradient's norm."""
-    config: TrainConfig = _objective(learner).config
+    config: TrainConfig = unwrap(learner).config
     step, steps = progress
     torch.manual_seed(int(np.random.SeedSequence([config.seed, 3, processes.rank, step]).generate_state(1)[0]))
     for group in optimizer.param_groups:
@@ -187,15 +153,29 @@ def _step(
             (parts["loss"] / len(batches)).backward()
         for name, value in parts.items():
             total[name] = total.get(name, 0.0) + value.item() / len(batches)
-    norm = nn.utils.clip_grad_norm_([p for p in learner.parameters() if p.requires_grad], config.clip)
+    norm = _clip_gradients(learner, config.clip, processes)
     optimizer.step()
-    whole = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
     rate = optimizer.param_groups[0]["lr"]
-    return {**{name: round(value, 5) for name, value in total.items()}, "norm": round(whole.item(), 3), "lr": rate}
+    return {**{name: round(value, 5) for name, value in total.items()}, "norm": round(norm, 3), "lr": rate}
 
 
-def _objective(learner: nn.Module) -> Objective:
-    return learner.module if isinstance(learner, nn.parallel.DistributedDataParallel) else learner
+def _clip_gradients(learner: nn.Module, most: float, processes: Processes) -> float:
+    """Scale all gradients so that their norm is at most `most`; returns what it was.
+
+    FSDP does not take scalars (the fusion's k): every process holds them whole, and their gradients are averaged here.
+    """
+    gradients = [parameter.grad for parameter in learner.parameters() if parameter.grad is not None]
+    spread = [gradient for gradient in gradients if isinstance(gradient, DTensor)]
+    whole = [gradient for gradient in gradients if not isinstance(gradient, DTensor)]
+    if spread:
+        for gradient in whole:
+            dist.all_reduce(gradient)
+            gradient /= processes.count
+    norms = [nn.utils.get_total_norm(own) for own in (spread, whole) if own]
+    norm = math.hypot(*(part.full_tensor().item() if isinstance(part, DTensor) else part.item() for part in norms))
+    for gradient in gradients:
+        gradient.mul_(min(1.0, most / (norm + 1e-6)))
+    return norm
 
 
 def _distribute(objective: Objective, fsdp: bool, processes: Processes) -> nn.Module:
@@ -205,7 +185,8 @@ def _distribute(objective: Objective, fsdp: bool, processes: Processes) -> nn.Mo
             raise XsegError("--fsdp spreads a model over processes, and there is one", remedy="Use torchrun")
         for layer in objective.segmenter.language.layers:
             fully_shard(layer)
-        return fully_shard(objective)
+        scalars = {parameter for parameter in objective.parameters() if parameter.ndim == 0}
+        return fully_shard(objective, ignored_params=scalars)
     if processes.count > 1:
         return nn.parallel.DistributedDataParallel(objective, find_unused_parameters=True)
     return objective
@@ -237,89 +218,3 @@ def _count_steps(config: TrainConfig, moments: Moments, processes: Processes) ->
         raise XsegError("drawn scenes never end", remedy="Say how many --steps")
     per_step = config.batch_size * config.accumulate * processes.count
     return max(1, round(config.epochs * moments.length / per_step))
-
-
-def _settle(options: TrainOptions, checkpoint: Path, processes: Processes) -> None:
-    """Write the configuration, or make sure that the folder holds a run of the same."""
-    path = options.out / "train.json"
-    identity = {"init": checkpoint_hash(checkpoint), "processes": processes.count}
-    identity |= {"data": str(options.data) if options.data else None, "split": options.split}
-    manifest = {
-        "config": options.config.to_json(),
-        "run": identity,
-        "versions": {"xseg": __version__, "python": platform.python_version(), "torch": torch.__version__},
-    }
-    if path.is_file():
-        try:
-            before = json.loads(path.read_bytes())
-            same = before["config"] == manifest["config"] and before["run"] == identity
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise XsegError("not readable as a training run", where=path, remedy="Choose another --out") from None
-        if not same:
-            raise XsegError(
-                "this folder holds a run with another configuration", where=options.out, remedy="Choose another --out"
-            )
-    elif processes.rank == 0:
-        options.out.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(".train.json.partial")
-        partial.write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
-        os.replace(partial, path)
-    processes.wait()
-
-
-def _save(
-    out: Path,
-    learner: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    prompts: PromptBuilder,
-    step: int,
-    processes: Processes,
-) -> None:
-    """State first, under a temporary name; then the model; then all states but the newest few are deleted."""
-    objective = _objective(learner)
-    state = {
-        "step": step,
-        "model": get_model_state_dict(objective, options=WHOLE),
-        "optimizer": get_optimizer_state_dict(objective, optimizer, options=WHOLE),
-    }
-    if processes.rank == 0:
-        partial = out / f".state-{step}.partial"
-        torch.save(state, partial)
-        os.replace(partial, out / f"state-{step}.pt")
-        segmenter = objective.segmenter
-        segmenter.config.untrained = False
-        weights = {name.removeprefix("segmenter."): value for name, value in state["model"].items()}
-        save_checkpoint(segmenter, prompts, out / "model", weights)
-        shutil.copyfile(out / "train.json", out / "model" / "train.json")
-        for old in _states(out)[: -objective.config.keep_last]:
-            old.unlink()
-    processes.wait()
-
-
-def _cut_log(path: Path, steps: int) -> None:
-    """Forget what a killed run logged after its last checkpoint: those steps come again."""
-    if path.is_file():
-        lines = path.read_text("utf-8").splitlines(keepends=True)[:steps]
-        partial = path.with_name(".log.jsonl.partial")
-        partial.write_text("".join(lines), "utf-8")
-        os.replace(partial, path)
-
-
-def _states(out: Path) -> list[Path]:
-    """Complete states, oldest first."""
-    return sorted(out.glob("state-*.pt"), key=lambda path: int(path.stem.removeprefix("state-")))
-
-
-def _resume(out: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Continue after the newest state; returns the steps already done."""
-    states = _states(out)
-    if not states:
-        return 0
-    try:
-        state = torch.load(states[-1], map_location="cpu", weights_only=True, mmap=True)
-        objective = _objective(learner)
-        set_model_state_dict(objective, state["model"], options=WHOLE)
-        set_optimizer_state_dict(objective, optimizer, state["optimizer"], options=WHOLE)
-        return int(state["step"])
-    except (RuntimeError, KeyError, ValueError, EOFError) as fault:
-        raise CheckpointError(f"cannot be resumed from ({str(fault)[:200]})", where=states[-1]) from None

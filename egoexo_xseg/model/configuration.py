@@ -96,6 +96,7 @@ class CrossViewConfig(PreTrainedConfig):
     projector: ProjectorShape = field(default_factory=ProjectorShape)
     decoder: DecoderShape = field(default_factory=DecoderShape)
     region_levels: tuple[int, ...] = ()  # Swin maps (0 the finest) that add to an object's features; released: none
+    object_proposals: bool = False  # conditions join the mask tokens as proposals of their own objects; released: no
     fusion: str = "released"  # or "per_object": how captions reach the conditions
     untrained: bool = False  # weights as drawn: the model runs, and finds nothing
     language: PhiConfig | None = None  # Phi-1.5 with [PAD] and [SEG] added to its 50,295 tokens
@@ -109,6 +110,8 @@ class CrossViewConfig(PreTrainedConfig):
             raise CheckpointError("pixel_mean and pixel_std need three values each, stds above 0", where="config.json")
         if self.fusion not in ("released", "per_object"):
             raise CheckpointError("fusion must be 'released' or 'per_object'", where="config.json")
+        if not isinstance(self.object_proposals, bool):
+            raise CheckpointError("object_proposals must be true or false", where="config.json")
         if not all(type(level) is int and 0 <= level < 4 for level in self.region_levels):
             raise CheckpointError("region_levels must be numbers from 0 to 3", where="config.json")
         if not 0 <= self.pad_value <= 255:

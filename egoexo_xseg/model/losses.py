@@ -44,7 +44,6 @@ class LossConfig:
     num_points: int = 12544  # 112 x 112, as in Mask2Former
     oversample: float = 3.0  # candidates per point, of which the most uncertain are kept
     importance: float = 0.75  # share of the points that are chosen by uncertainty
-    matching: str = "cost"  # or "order": the i-th object is the i-th proposal's
 
 
 def sample_points(maps: Float[Tensor, "M h w"], points: Float[Tensor, "M P 2"]) -> Float[Tensor, "M P"]:
@@ -96,6 +95,7 @@ def condition_loss(
     present: Bool[Tensor, "B K"],
     matchings: Sequence[Matching],
     num_masks: float,
+    own_from: int | None = None,
 ) -> Float[Tensor, ""]:
     """Each condition must point to its own proposal: cross-entropy over all real (condition, proposal) logits.
 
@@ -105,7 +105,11 @@ def condition_loss(
     targets = torch.zeros_like(logits)
     for record, (proposals, objects) in enumerate(matchings):
         targets[record, objects, proposals] = 1
-    real = present[..., None].expand_as(logits)
+    columns = torch.ones_like(logits[:, :1], dtype=torch.bool)  # (B, 1, N)
+    if own_from is not None:
+        columns[:, 0, own_from:] = present
+        num_masks = 2 * num_masks
+    real = present[..., None] & columns
     pos_weight = (real.sum() - num_masks) / num_masks
     return F.binary_cross_entropy_with_logits(logits[real], targets[real], pos_weight=pos_weight)
 
@@ -136,22 +140,32 @@ class LevelLoss(NamedTuple):
 
 
 def level_loss(
-    level: Level, targets: Targets, config: LossConfig, draw: Draw, num_masks: float | None = None
+    level: Level,
+    targets: Targets,
+    config: LossConfig,
+    draw: Draw,
+    num_masks: float | None = None,
+    own_from: int | None = None,
 ) -> LevelLoss:
-    """Match and score one level; `num_masks` is the batch's count of visible objects over all processes, if several."""
+    """Match and score one level; `num_masks` is the batch's count of visible objects over all processes, if several.
+
+    Where objects propose masks of their own, `own_from` is the first one's number: each belongs to its object, and
+    the others are matched besides.
+    """
     count = max(float(targets.visible.sum()) if num_masks is None else num_masks, 1.0)
-    matchings, logits, masks = [], [], []
-    for mask_logits, own, visible in zip(level.mask_logits, targets.masks, targets.visible, strict=True):
+    matchings, logits, labels = [], [], []
+    for mask_logits, masks, visible in zip(level.mask_logits, targets.masks, targets.visible, strict=True):
         objects = visible.nonzero()[:, 0]
-        if config.matching == "order":
-            found = Matching(objects, objects)
-        else:
-            found = match(mask_logits, own[objects], draw(1, config.num_points, 2).to(mask_logits))
-            found = Matching(found.proposals.to(objects.device), objects[found.objects])
+        points = draw(1, config.num_points, 2).to(mask_logits)
+        found = match(mask_logits[:own_from], masks[objects], points)
+        found = Matching(found.proposals.to(objects.device), objects[found.objects])
+        if own_from is not None:
+            found = Matching(torch.cat([found.proposals, own_from + objects]), torch.cat([found.objects, objects]))
         matchings.append(found)
         logits.append(mask_logits[found.proposals])
-        masks.append(own[found.objects])
-    logits, masks = torch.cat(logits).float(), torch.cat(masks).to(torch.float32)  # (M, h, w), (M, H, W)
+        labels.append(masks[found.objects])
+    logits, labels = torch.cat(logits).float(), torch.cat(labels).to(torch.float32)  # (M, h, w), (M, H, W)
     points = uncertain_points(logits, config, draw)
-    bce, dice = mask_losses(logits, masks, points, count)
-    return LevelLoss(bce, dice, condition_loss(level.condition_logits, targets.present, matchings, count), matchings)
+    bce, dice = mask_losses(logits, labels, points, count)
+    conditions = condition_loss(level.condition_logits, targets.present, matchings, count, own_from)
+    return LevelLoss(bce, dice, conditions, matchings)

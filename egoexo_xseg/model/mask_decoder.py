@@ -42,7 +42,7 @@ class Attention(nn.Module):
         q: Float[Tensor, "B N C"],
         k: Float[Tensor, "B T C"],
         v: Float[Tensor, "B T C"],
-        attended: Bool[Tensor, "B 1 N T"] | None = None,
+        attended: Bool[Tensor, "B 1 #N T"] | None = None,
     ) -> Float[Tensor, "B N C"]:
         """`attended` tells what each query may look at; every query needs something."""
         parts = zip((q, k, v), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True)
@@ -82,8 +82,10 @@ class SelfAttentionLayer(nn.Module):
         self.self_attn = Attention(hidden_dim, num_heads)
         self.norm = nn.LayerNorm(hidden_dim)
 
-    def forward(self, x: Float[Tensor, "B N C"], order: Float[Tensor, "N C"]) -> Float[Tensor, "B N C"]:
-        return self.norm(x + self.self_attn(x + order, x + order, x))
+    def forward(
+        self, x: Float[Tensor, "B N C"], order: Float[Tensor, "N C"], attended: Bool[Tensor, "B 1 1 N"] | None
+    ) -> Float[Tensor, "B N C"]:
+        return self.norm(x + self.self_attn(x + order, x + order, x, attended))
 
 
 class FeedForwardLayer(nn.Module):
@@ -147,11 +149,18 @@ class MaskDecoder(nn.Module):
         mask_features: Float[Tensor, "B M h w"],
         mask_embeddings: Float[Tensor, "B N C"],
         condition_embeddings: Float[Tensor, "B K C"],
+        real: Bool[Tensor, "B N"] | None = None,
     ) -> list[Level]:
-        """All levels, the final one last; each is needed to know where the next layer looks."""
+        """All levels, the final one last; each is needed to know where the next layer looks.
+
+        `mask_embeddings` beyond `num_queries` have no learnt place in the order; those that are not `real` are padding,
+        which the others do not see.
+        """
         sizes = [(scale.shape[2], scale.shape[3]) for scale in memory]
         scales = self._remember(memory)
-        order, x = self.query_embed.weight, mask_embeddings  # (N, C), (B, N, C)
+        x, order = mask_embeddings, self.query_embed.weight  # (B, N, C), (N, C)
+        order = F.pad(order, (0, 0, 0, x.shape[1] - len(order)))
+        seen = None if real is None else real[:, None, None]  # (B, 1, 1, N)
         levels = [self.predict(x, mask_features, condition_embeddings)]
         layers = zip(
             self.transformer_cross_attention_layers,
@@ -162,7 +171,7 @@ class MaskDecoder(nn.Module):
         for depth, (read, confer, think) in enumerate(layers):
             scale = depth % NUM_SCALES
             attended = where_to_look(levels[-1].mask_logits, sizes[scale])
-            x = think(confer(read(x, order, scales[scale], attended), order))
+            x = think(confer(read(x, order, scales[scale], attended), order, seen))
             levels.append(self.predict(x, mask_features, condition_embeddings))
         return levels
 

@@ -19,7 +19,7 @@ class Objective(nn.Module):
     def __init__(self, segmenter: CrossViewSegmenter, config: TrainConfig) -> None:
         super().__init__()
         self.segmenter, self.config = segmenter, config
-        self.losses = LossConfig(num_points=config.num_points, matching=config.matching)
+        self.losses = LossConfig(num_points=config.num_points)
 
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Losses by name; `loss` is their weighted sum. Every distinct image is encoded once."""
@@ -28,7 +28,8 @@ class Objective(nn.Module):
         visible = batch.target_masks.flatten(2).any(-1) & output.present  # (B, K)
         targets = Targets(batch.target_masks, output.present, visible)
         num_masks = _mean_over_processes(visible.sum())
-        levels = [level_loss(level, targets, self.losses, torch.rand, num_masks) for level in output.levels]
+        own = self.segmenter.config.decoder.num_mask_tokens if self.segmenter.config.object_proposals else None
+        levels = [level_loss(level, targets, self.losses, torch.rand, num_masks, own) for level in output.levels]
         parts = {
             "mask": sum(level.mask for level in levels),
             "dice": sum(level.dice for level in levels),

@@ -200,11 +200,16 @@ class CrossViewSegmenter(PreTrainedModel):
         distinct = sorted(set(batch.target))
         mask_features, memory = self.pixel_decoder(tuple(level[distinct] for level in encoding.features))
         own = [distinct.index(image) for image in batch.target]
+        proposals, real = reading.masks, None
+        if self.config.object_proposals:
+            proposals = torch.cat([proposals, conditions], 1)  # (B, N + K, C)
+            real = torch.cat([torch.ones_like(reading.masks[..., 0], dtype=torch.bool), present], 1)  # (B, N + K)
         levels = self.mask_decoder(
             memory=tuple(level[own] for level in memory),
             mask_features=mask_features[own],
-            mask_embeddings=reading.masks,
+            mask_embeddings=proposals,
             condition_embeddings=conditions,
+            real=real,
         )
         mask_logits, condition_logits = levels[-1]
         return Output(mask_logits, condition_logits, present, reading.objects, levels)
@@ -213,10 +218,12 @@ class CrossViewSegmenter(PreTrainedModel):
     def segment(self, batch: Batch, sizes: Sequence[tuple[int, int]]) -> list[Segmentation]:
         """Masks of every record's objects at the wanted (height, width), with scores and margins in [0, 1]."""
         output = self(batch)
-        return [
-            answer_objects(output.mask_logits[b], output.condition_logits[b, :count], batch.fits[b], hw)
-            for b, (count, hw) in enumerate(zip(batch.num_objects, sizes, strict=True))
-        ]
+        answers = []
+        for b, (count, hw) in enumerate(zip(batch.num_objects, sizes, strict=True)):
+            real = len(self.mask_tokens) + count * self.config.object_proposals
+            masks, conditions = output.mask_logits[b, :real], output.condition_logits[b, :count, :real]
+            answers.append(answer_objects(masks, conditions, batch.fits[b], hw))
+        return answers
 
 
 def answer_objects(

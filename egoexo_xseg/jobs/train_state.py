@@ -1,0 +1,149 @@
+"""What a training run keeps on disk, so that the same command goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+
+from egoexo_xseg import __version__
+from egoexo_xseg.config import TrainConfig
+from egoexo_xseg.errors import CheckpointError, XsegError
+from egoexo_xseg.model.checkpoint import save_checkpoint
+from egoexo_xseg.model.objective import Objective
+from egoexo_xseg.model.prompts import PromptBuilder
+
+WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those that train together (`torchrun` tells)."""
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @classmethod
+    def here(cls, device: str | None) -> Processes:
+        rank, count = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if kind == "cuda":
+            kind = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+            torch.cuda.set_device(kind)
+        if count > 1 and not dist.is_initialized():
+            dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
+        return cls(rank, count, torch.device(kind))
+
+    def wait(self) -> None:
+        if self.count > 1:
+            dist.barrier()
+
+
+def unwrap(learner: nn.Module) -> Objective:
+    """The objective inside the copies of data parallelism."""
+    return learner.module if isinstance(learner, nn.parallel.DistributedDataParallel) else learner
+
+
+def settle(out: Path, config: TrainConfig, identity: dict[str, object], processes: Processes) -> None:
+    """Write the configuration, or make sure that the folder holds a run of the same."""
+    path = out / "train.json"
+    identity = {**identity, "processes": processes.count}
+    manifest = {
+        "config": config.to_json(),
+        "run": identity,
+        "versions": {"xseg": __version__, "python": platform.python_version(), "torch": torch.__version__},
+    }
+    if path.is_file():
+        try:
+            before = json.loads(path.read_bytes())
+            same = before["config"] == manifest["config"] and before["run"] == identity
+        except (ValueError, KeyError, TypeError, RecursionError):
+            raise XsegError("not readable as a training run", where=path, remedy="Choose another --out") from None
+        if not same:
+            raise XsegError(
+                "this folder holds a run with another configuration", where=out, remedy="Choose another --out"
+            )
+    elif processes.rank == 0:
+        out.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(".train.json.partial")
+        partial.write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
+        os.replace(partial, path)
+    processes.wait()
+
+
+def save(
+    out: Path,
+    learner: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    prompts: PromptBuilder,
+    step: int,
+    processes: Processes,
+) -> None:
+    """State first, under a temporary name; then the model; then all states but the newest few are deleted."""
+    objective = unwrap(learner)
+    # FSDP gathers into padded storages, which would be saved whole.
+    weights = {
+        name: value if value.nbytes == value.untyped_storage().nbytes() else value.clone()
+        for name, value in get_model_state_dict(objective, options=WHOLE).items()
+    }
+    state = {
+        "step": step,
+        "model": weights,
+        "optimizer": get_optimizer_state_dict(objective, optimizer, options=WHOLE),
+    }
+    if processes.rank == 0:
+        partial = out / f".state-{step}.partial"
+        torch.save(state, partial)
+        os.replace(partial, out / f"state-{step}.pt")
+        segmenter = objective.segmenter
+        segmenter.config.untrained = False
+        own = {name.removeprefix("segmenter."): value for name, value in weights.items()}
+        save_checkpoint(segmenter, prompts, out / "model", own)
+        shutil.copyfile(out / "train.json", out / "model" / "train.json")
+        for old in _states(out)[: -objective.config.keep_last]:
+            old.unlink()
+    processes.wait()
+
+
+def cut_log(path: Path, steps: int) -> None:
+    """Forget what a killed run logged after its last checkpoint: those steps come again."""
+    if path.is_file():
+        lines = path.read_text("utf-8").splitlines(keepends=True)[:steps]
+        partial = path.with_name(".log.jsonl.partial")
+        partial.write_text("".join(lines), "utf-8")
+        os.replace(partial, path)
+
+
+def _states(out: Path) -> list[Path]:
+    """Complete states, oldest first."""
+    return sorted(out.glob("state-*.pt"), key=lambda path: int(path.stem.removeprefix("state-")))
+
+
+def resume(out: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Continue after the newest state; returns the steps already done."""
+    states = _states(out)
+    if not states:
+        return 0
+    try:
+        state = torch.load(states[-1], map_location="cpu", weights_only=True, mmap=True)
+        objective = unwrap(learner)
+        set_model_state_dict(objective, state["model"], options=WHOLE)
+        set_optimizer_state_dict(objective, optimizer, state["optimizer"], options=WHOLE)
+        return int(state["step"])
+    except (RuntimeError, KeyError, ValueError, EOFError) as fault:
+        raise CheckpointError(f"cannot be resumed from ({str(fault)[:200]})", where=states[-1]) from None

@@ -1,0 +1,89 @@
+"""What training learns from: every record of prepared takes once an epoch, and scenes that nobody else sees."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from egoexo_xseg.config import TrainConfig
+from egoexo_xseg.data.annotations import open_annotations
+from egoexo_xseg.data.moments import DrawnMoments, PreparedMoments
+from egoexo_xseg.errors import AnnotationError
+
+
+def prepared(data, tmp_path, **settings) -> PreparedMoments:
+    return PreparedMoments(open_annotations(data), TrainConfig(**settings), tmp_path / "records.jsonl", None)
+
+
+def test_an_epoch_holds_every_record_once(data, tmp_path):
+    moments = prepared(data, tmp_path)
+    # Two takes; three frames for two exo cameras, and back, less the one in which an exo camera sees nothing.
+    assert moments.length == 2 * (6 + 5)
+    epochs = [[str(moments.read(position + start)) for position in range(22)] for start in (0, 22)]
+    assert len(set(epochs[0])) == 22 and sorted(epochs[0]) == sorted(epochs[1])
+    assert epochs[0] != epochs[1] and epochs[0] != sorted(epochs[0])
+
+
+def test_hidden_targets_take_part_unless_they_are_left_out(data, tmp_path):
+    everything = prepared(data, tmp_path, direction="ego2exo")
+    hidden = [not mask.any() for position in range(12) for mask in everything.read(position).target_masks]
+    assert 0 < sum(hidden) < len(hidden)
+    visible = prepared(data, tmp_path, direction="ego2exo", negatives=False)
+    assert visible.length < everything.length
+    assert all(mask.any() for position in range(visible.length) for mask in visible.read(position).target_masks)
+
+
+def test_stage_1_takes_a_twentieth(data, tmp_path):
+    assert prepared(data, tmp_path, stage="1").length == 1
+    assert prepared(data, tmp_path, share=0.5).length == 11
+
+
+def test_masks_have_the_frames_size(data, tmp_path):
+    moment = prepared(data, tmp_path, direction="exo2ego").read(0)
+    assert moment.query_masks.shape[1:] == moment.query_image.shape[:2] == (36, 64)
+    assert moment.target_masks.shape[1:] == moment.target_image.shape[:2] == (48, 48)
+
+
+def test_the_index_holds_no_names_of_objects(data, tmp_path):
+    prepared(data, tmp_path)
+    text = (tmp_path / "records.jsonl").read_text()
+    assert not any(name in text for name in ("red cup", "Bowl_1", "knife_2"))
+
+
+def test_a_split_without_objects_is_refused(tmp_path):
+    (tmp_path / "data" / "take-a").mkdir(parents=True)
+    (tmp_path / "data" / "take-a" / "annotation.json").write_text(
+        '{"masks": {}, "subsample_idx": [], "annotated_frames": {}, "camera_size": {}}'
+    )
+    with pytest.raises(AnnotationError, match="no objects to learn from"):
+        prepared(tmp_path / "data", tmp_path)
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """Two scenes of two moments before they come again."""
+    monkeypatch.setattr(DrawnMoments, "TURN", 2)
+    monkeypatch.setattr(DrawnMoments, "PER_SCENE", 2)
+
+
+def test_drawn_moments_come_twice_in_both_directions(few):
+    moments = DrawnMoments(TrainConfig(), 32, 1)
+    names = [str(moments.read(position)) for position in range(24)]
+    assert names[:2] == ["drawn scene 0, 0, ego to exo", "drawn scene 0, 0, exo to ego"]
+    assert names[:8] == names[8:16] and len(set(names)) == 16
+    one, other = moments.read(0), moments.read(1)
+    assert np.array_equal(one.query_image, other.target_image)
+
+
+def test_processes_draw_scenes_of_their_own(few):
+    moments = DrawnMoments(TrainConfig(direction="ego2exo"), 32, 2)
+    own, others = ({str(moments.read(2 * step + rank)) for step in range(16)} for rank in (0, 1))
+    assert len(own) == len(others) == 8 and not own & others
+
+
+def test_drawn_moments_are_a_function_of_position_and_seed(few):
+    first = DrawnMoments(TrainConfig(), 32, 1).read(5)
+    again = DrawnMoments(TrainConfig(), 32, 1).read(5)
+    other = DrawnMoments(TrainConfig(seed=1), 32, 1).read(5)
+    assert np.array_equal(first.query_image, again.query_image)
+    assert not np.array_equal(first.query_image, other.query_image)

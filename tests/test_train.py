@@ -1,0 +1,182 @@
+"""Training: the loss falls, a killed run goes on with the same losses, and each stage trains what it should."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from egoexo_xseg.config import TrainConfig
+from egoexo_xseg.data import moments
+from egoexo_xseg.errors import XsegError
+from egoexo_xseg.jobs.train import TrainOptions, train
+
+QUICK = {"steps": 4, "batch_size": 2, "num_points": 64, "keep_every": 2, "lr": 1e-3}
+
+
+@pytest.fixture
+def options(data, tmp_path, tiny_model) -> TrainOptions:
+    return TrainOptions(str(tiny_model), tmp_path / "run", TrainConfig(**QUICK), data, device="cpu")
+
+
+def log(folder: Path) -> list[dict]:
+    """Rows of the log without what depends on the clock."""
+    rows = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def changed(before: Path, after: Path) -> set[str]:
+    old, new = weights(before), weights(after)
+    return {name.partition(".")[0] for name in new if not torch.equal(old[name], new[name])}
+
+
+def test_a_killed_run_goes_on_with_the_same_losses(options, tmp_path, monkeypatch):
+    train(options)
+    stopped = replace(options, out=tmp_path / "stopped")
+    real = moments.PreparedMoments.read
+    monkeypatch.setattr(
+        moments.PreparedMoments, "read", lambda self, position: real(self, position) if position < 6 else 1 / 0
+    )
+    with pytest.raises(ZeroDivisionError):
+        train(stopped)
+    assert len(log(stopped.out)) == 3 and [path.name for path in stopped.out.glob("state-*")] == ["state-2.pt"]
+    monkeypatch.undo()
+    train(stopped)
+    assert log(stopped.out) == log(options.out)
+    ours, theirs = (weights(folder / "model") for folder in (stopped.out, options.out))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_only_the_last_states_stay(options):
+    train(replace(options, config=replace(options.config, keep_every=1, keep_last=2)))
+    assert sorted(path.name for path in options.out.glob("state-*")) == ["state-3.pt", "state-4.pt"]
+    assert not list(options.out.glob(".*partial"))
+
+
+def test_a_finished_run_is_not_repeated(options):
+    train(options)
+    before = (options.out / "model" / "model.safetensors").stat().st_mtime_ns
+    train(options)
+    assert (options.out / "model" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_folder_of_another_run_is_refused(options):
+    train(options)
+    with pytest.raises(XsegError) as caught:
+        train(replace(options, config=replace(options.config, lr=1e-4)))
+    assert str(caught.value) == (
+        f"{options.out}: this folder holds a run with another configuration. Choose another --out"
+    )
+
+
+@pytest.mark.parametrize(("stage", "parts"), [("1", {"fusion"}), ("2", None), ("all", None)])
+def test_stages_train_what_they_should(options, tiny_model, stage, parts):
+    config = replace(options.config, stage=stage, share=1.0, alignment="both", reference_behaviour=False)
+    train(replace(options, config=config))
+    found = changed(tiny_model, options.out / "model")
+    assert found == parts if parts else {"projector", "language", "mask_decoder", "pixel_decoder", "fusion"} <= found
+    assert ("swin" in found) == (stage == "all")
+    row = log(options.out)[-1]
+    assert ("alignment" in row) == ("contrast" in row) == (stage != "1")
+
+
+def test_a_start_without_fusion_and_with_finer_features(options, tmp_path, tiny_model):
+    start = tmp_path / "psalm"
+    start.mkdir()
+    for path in tiny_model.iterdir():
+        (start / path.name).write_bytes(path.read_bytes())
+    kept = {name: value for name, value in weights(tiny_model).items() if not name.startswith("fusion.")}
+    save_file(kept, start / "model.safetensors", {"format": "pt"})
+    config = replace(options.config, fusion="per_object", region_levels=(1, 2))
+    train(replace(options, init=str(start), config=config))
+    saved = json.loads((options.out / "model" / "config.json").read_text())
+    assert (saved["fusion"], saved["region_levels"], saved["untrained"]) == ("per_object", [1, 2], False)
+    assert {"region_heads.0.weight", "fusion.k"} <= weights(options.out / "model").keys()
+
+
+def test_the_loss_falls_on_a_few_records(options):
+    config = replace(
+        options.config, stage="all", steps=60, batch_size=4, share=1 / 6, augment=False,
+        caption_share=0.0, lr=3e-3, keep_every=60,
+    )  # fmt: skip
+    train(replace(options, config=config))
+    losses = [row["loss"] for row in log(options.out)]
+    assert sum(losses[-8:]) < 0.5 * sum(losses[:8])
+
+
+def test_a_loss_that_is_not_finite_names_its_records(options, tmp_path, tiny_model):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in tiny_model.iterdir():
+        (broken / path.name).write_bytes(path.read_bytes())
+    values = weights(tiny_model)
+    values["mask_head.weight"][0, 0] = float("nan")
+    save_file(values, broken / "model.safetensors", {"format": "pt"})
+    with pytest.raises(XsegError) as caught:
+        train(replace(options, init=str(broken)))
+    assert "the loss is not finite at step 1" in str(caught.value)
+    assert "take take-" in str(caught.value) and "aria01_214-1" in str(caught.value)
+    assert not (options.out / "model").exists()
+
+
+def test_unreadable_frames_are_left_out(options):
+    for path in options.data.glob("take-a/*/*.jpg"):
+        path.write_bytes(b"\xff\xd8 cut")
+    train(options)
+    assert len(log(options.out)) == 4
+
+
+def test_nothing_readable_is_an_error(options):
+    for path in options.data.glob("take-*/*/*.jpg"):
+        path.unlink()
+    with pytest.raises(XsegError, match="no record can be read"):
+        train(options)
+
+
+def test_drawn_scenes_need_a_number_of_steps(options):
+    with pytest.raises(XsegError) as caught:
+        train(replace(options, data=None, config=replace(options.config, steps=None)))
+    assert str(caught.value) == "drawn scenes never end. Say how many --steps"
+
+
+def test_epochs_count_all_records(options):
+    train(replace(options, config=replace(options.config, steps=None, epochs=0.5)))
+    assert len(log(options.out)) == 6  # half of 22 records, two at a time
+
+
+@pytest.mark.parametrize("flags", [[], ["--fsdp"]], ids=["copies", "fsdp"])
+def test_two_processes_train_one_model(options, tmp_path, flags):
+    """Killed between two checkpoints and started again: the losses of an undisturbed run."""
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps(QUICK | {"alignment": "both"}))
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "egoexo_xseg",
+        "train", "--init", options.init, "--data", str(options.data), "--config", str(recipe), "--device", "cpu", *flags,
+    ]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for folder in ("whole", "resumed"):
+        done = subprocess.run(
+            [*command, "--out", str(tmp_path / folder)], env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        if folder == "resumed":
+            break
+        (tmp_path / "resumed").mkdir()
+        for name in ("train.json", "state-2.pt"):
+            (tmp_path / "resumed" / name).write_bytes((tmp_path / "whole" / name).read_bytes())
+        lines = (tmp_path / "whole" / "log.jsonl").read_text().splitlines(keepends=True)
+        (tmp_path / "resumed" / "log.jsonl").write_text("".join(lines[:3]))
+    assert log(tmp_path / "whole") == log(tmp_path / "resumed") and len(log(tmp_path / "whole")) == 4
+    ours, theirs = (weights(tmp_path / name / "model") for name in ("resumed", "whole"))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
