@@ -34,6 +34,7 @@ class TrainConfig:
     weight_decay: float = 0.0  # on matrices only
     clip: float = 1.0  # of the gradient's norm
     seed: int = 0
+    image_size: int | None = None  # side of the square that images are fitted into; otherwise the model's own
     fusion: str | None = None  # released or per_object; otherwise the model's own
     object_proposals: bool | None = None  # each object's condition proposes a mask too; otherwise the model's own
     region_levels: tuple[int, ...] | None = None  # Swin maps that add to an object's features; or the model's own
@@ -55,7 +56,7 @@ class TrainConfig:
     @property
     def model_changes(self) -> dict[str, Any]:
         """Settings of the model that the training changes."""
-        names = ("fusion", "object_proposals", "region_levels")
+        names = ("image_size", "fusion", "object_proposals", "region_levels")
         changes = {name: getattr(self, name) for name in names}
         return {name: value for name, value in changes.items() if value is not None}
 
@@ -135,6 +136,7 @@ RULES: dict[str, Rule] = {
     "weight_decay": NOT_NEGATIVE,
     "clip": POSITIVE,
     "seed": (lambda value: _is_whole(value) and value >= 0, "a whole number from 0"),
+    "image_size": (lambda value: value is None or (COUNT[0](value) and value <= 4096), "a whole number up to 4096"),
     "fusion": (lambda value: value in (None, "released", "per_object"), "released or per_object"),
     "object_proposals": (lambda value: value is None or isinstance(value, bool), "true or false"),
     "region_levels": (

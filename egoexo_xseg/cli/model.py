@@ -41,7 +41,11 @@ class Shard(click.ParamType):
 )
 @click.option("--direction", type=click.Choice(["ego2exo", "exo2ego", "both"]), help="Default: both in one model.")
 @click.option(
-    "--init", metavar="PATH|HUB_ID", default="EnmingZhang/PSALM", show_default=True, help="What to start from."
+    "--init",
+    metavar="PATH|HUB_ID",
+    default="EnmingZhang/PSALM",
+    show_default=True,
+    help="What to start from: a checkpoint, or the config.json of a new model.",
 )
 @click.option("--data", type=EXISTING_FOLDER, help="Prepared takes (default: endless scenes of the sample world).")
 @split_option

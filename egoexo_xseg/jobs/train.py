@@ -26,12 +26,14 @@ from egoexo_xseg.data.dataset import SampleMaker
 from egoexo_xseg.data.moments import DrawnMoments, Moments, PreparedMoments
 from egoexo_xseg.errors import XsegError
 from egoexo_xseg.jobs.train_state import Processes, cut_log, resume, save, settle, unwrap
-from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint
+from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint, new_checkpoint, read_shape
 from egoexo_xseg.model.hub import resolve_model
 from egoexo_xseg.model.inputs import Sample, collate
 from egoexo_xseg.model.objective import Objective, freeze
 from egoexo_xseg.model.segmenter import CrossViewSegmenter
 from egoexo_xseg.progress import detail, track
+from egoexo_xseg.world.paint import COLOURS, PATTERNS
+from egoexo_xseg.world.things import SHAPES
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def train(options: TrainOptions) -> Path:
     undisturbed one. Raises XsegError where a loss is not finite, naming the records.
     """
     config, processes = options.config, Processes.here(options.device)
-    checkpoint = resolve_model(options.init)
+    checkpoint = _find_start(options, processes)
     identity = {"init": checkpoint_hash(checkpoint), "data": str(options.data or ""), "split": options.split or ""}
     settle(options.out, config, identity, processes)
     torch.manual_seed(config.seed)
@@ -90,6 +92,18 @@ def train(options: TrainOptions) -> Path:
             if (step + 1) % config.keep_every == 0 or step + 1 == steps:
                 save(options.out, learner, optimizer, prompts, step + 1, processes)
     return options.out / "model"
+
+
+def _find_start(options: TrainOptions, processes: Processes) -> Path:
+    """The checkpoint to start from; a shape alone, the file `config.json`, becomes an untrained one in `out/init`."""
+    shape, folder = Path(options.init), options.out / "init"
+    if not shape.is_file():
+        return resolve_model(options.init)
+    if processes.rank == 0:
+        words = [f" {word}" for word in (*COLOURS, *PATTERNS.values(), *SHAPES)]
+        new_checkpoint(folder, read_shape(shape), options.config.seed, words)
+    processes.wait()
+    return folder
 
 
 class Batches:
