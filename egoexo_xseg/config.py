@@ -49,6 +49,7 @@ class TrainConfig:
     reference_behaviour: bool = False  # frozen parts stay in training mode (drop path, running statistics), as released
     keep_every: int = 500  # steps between checkpoints
     keep_last: int = 2  # checkpoints that stay besides the newest
+    validate_every: int = 2000  # steps between validations, where there is a split for them
 
     def __post_init__(self) -> None:
         check_settings(asdict(self), where="training configuration")
@@ -154,4 +155,5 @@ RULES: dict[str, Rule] = {
     "reference_behaviour": FLAG,
     "keep_every": COUNT,
     "keep_last": COUNT,
+    "validate_every": COUNT,
 }

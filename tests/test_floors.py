@@ -35,8 +35,9 @@ data.pairs data.predictions data.submission
 data.moments
 data.dataset
 jobs.train_state
-jobs.sample jobs.prepare jobs.train jobs.predict jobs.pack jobs.validate jobs.evaluate jobs.show
-jobs.demo
+jobs.sample jobs.prepare jobs.predict jobs.pack jobs.validate jobs.evaluate jobs.show
+jobs.train_log
+jobs.train jobs.demo
 cli.app
 cli.data cli.model cli.scores
 cli.tour

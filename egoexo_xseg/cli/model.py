@@ -58,6 +58,10 @@ class Shard(click.ParamType):
 @click.option("--seed", type=click.IntRange(0), help="Of every random draw (default: 0).")
 @click.option("--fsdp", is_flag=True, help="Spread the model over the processes instead of copying it.")
 @click.option("--device", help="cpu or cuda (default: a GPU if there is one).")
+@click.option("--val-split", metavar="NAME", help="Score takes of this split every now and then (default: none).")
+@click.option("--val-data", type=EXISTING_FOLDER, help="Prepared takes of that split (default: those of --data).")
+@click.option("--val-takes", type=click.IntRange(1), default=4, show_default=True, help="How many of them.")
+@click.option("--tensorboard", is_flag=True, help="Log for TensorBoard too, into OUT/tensorboard.")
 @click.option("--out", type=FOLDER, required=True, help="Receives model/, log.jsonl and what resuming needs.")
 @example(
     "xseg train --stage 1 --direction ego2exo --data DATA --split train --captions CAPTIONS --out stage1",
@@ -65,7 +69,8 @@ class Shard(click.ParamType):
 )
 def train(
     init: str, out: Path, data: Path | None, split: str | None, captions: Path | None, recipe: Path | None,
-    fsdp: bool, device: str | None, **settings: Any,
+    fsdp: bool, device: str | None, val_split: str | None, val_data: Path | None, val_takes: int, tensorboard: bool,
+    **settings: Any,
 ) -> None:  # fmt: skip
     """Train the model: the paper's two stages, or from scratch.
 
@@ -74,12 +79,17 @@ def train(
     """
     from egoexo_xseg.config import TrainConfig
     from egoexo_xseg.jobs.predict import check_device
-    from egoexo_xseg.jobs.train import TrainOptions
+    from egoexo_xseg.jobs.train import HeldOut, TrainOptions
     from egoexo_xseg.jobs.train import train as run
 
     check_device(device)
     config = TrainConfig.read(recipe, **settings)
-    click.echo(f"{run(TrainOptions(init, out, config, data, split, captions, device, fsdp))}: trained")
+    validates, where = val_split or val_data, val_data or data
+    if validates and where is None:
+        raise click.UsageError("--val-split needs --val-data where there is no --data.")
+    held_out = HeldOut(where, val_split, captions, val_takes) if validates else None
+    options = TrainOptions(init, out, config, data, split, captions, device, fsdp, held_out, tensorboard)
+    click.echo(f"{run(options)}: trained")
 
 
 @cli.command()

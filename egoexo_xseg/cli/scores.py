@@ -142,7 +142,11 @@ def print_scores(evaluation) -> None:
         "samples",
     )
     rows = [
-        (direction.value, *(f"{value:.4f}" for value in list(scores.to_json().values())[:-1]), scores.samples)
+        (
+            direction.value,
+            *("-" if value is None else f"{value:.4f}" for value in list(scores.to_json().values())[:-1]),
+            scores.samples,
+        )
         for direction, scores in evaluation.scores.items()
     ]
     table("Scores", columns, rows)

@@ -74,8 +74,10 @@ class Scores:
     existence_accuracy: float
     samples: int
 
-    def to_json(self) -> dict[str, float | int]:
-        return {entry.name: getattr(self, entry.name) for entry in fields(self)}
+    def to_json(self) -> dict[str, float | int | None]:
+        """By name; what is undefined (no absent object, none visible) is None."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {name: None if value != value else value for name, value in values.items()}
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Evaluation:
     def scores(self) -> dict[Direction, Scores]:
         return {direction: summarise(samples) for direction, samples in self.samples.items()}
 
-    def to_json(self) -> dict[str, dict[str, float | int]]:
+    def to_json(self) -> dict[str, dict[str, float | int | None]]:
         return {direction.value: scores.to_json() for direction, scores in self.scores.items()}
 
     def tables(self, direction: Direction) -> dict[str, list[GroupRow]]:
@@ -260,10 +262,6 @@ def write_samples(evaluation: Evaluation, path: Path) -> None:
 
 
 def write_scores(evaluation: Evaluation, path: Path) -> None:
-    """The scores by direction; what is undefined (no absent object, none visible) is null."""
-    values = {
-        direction: {name: None if value != value else value for name, value in scores.items()}
-        for direction, scores in evaluation.to_json().items()
-    }
+    """The scores by direction as JSON."""
     with written_whole(path) as file:
-        file.write(json.dumps(values, indent=1) + "\n")
+        file.write(json.dumps(evaluation.to_json(), indent=1) + "\n")
