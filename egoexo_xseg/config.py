@@ -38,7 +38,7 @@ class TrainConfig:
     fusion: str | None = None  # released or per_object; otherwise the model's own
     object_proposals: bool | None = None  # each object's condition proposes a mask too; otherwise the model's own
     region_levels: tuple[int, ...] | None = None  # Swin maps that add to an object's features; or the model's own
-    num_points: int = 12544  # where masks are compared: 112 x 112, as in Mask2Former
+    num_points: int | None = 12544  # where masks are compared: 112 x 112, as in Mask2Former; None: on all cells
     alignment: str = "released"  # how an object's two views are drawn together, except in stage 1
     alignment_weight: float = 1.0
     temperature: float = 0.1  # of the contrastive alignment
@@ -144,7 +144,7 @@ RULES: dict[str, Rule] = {
         lambda value: value is None or _is_list(value, lambda level: _is_whole(level) and 0 <= level < 4),
         "a list of numbers from 0 to 3",
     ),
-    "num_points": COUNT,
+    "num_points": (lambda value: value is None or COUNT[0](value), "a whole number above 0, or null"),
     "alignment": (lambda value: value in ALIGNMENTS, f"one of {', '.join(ALIGNMENTS)}"),
     "alignment_weight": NOT_NEGATIVE,
     "temperature": POSITIVE,
