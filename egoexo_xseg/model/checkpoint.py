@@ -161,7 +161,10 @@ def new_checkpoint(folder: Path, config: CrossViewConfig, seed: int) -> None:
 
 
 def checkpoint_hash(folder: Path) -> str:
-    """SHA-256 over everything in the folder that decides an answer: weights, configuration, tokenizer."""
+    """SHA-256 over everything in the folder that decides a mask: weights, configuration, tokenizer.
+
+    Not over a calibration of visibility, which names the checkpoint that it is for by this hash.
+    """
     digest = hashlib.sha256()
     words = [folder / name for name in ("config.json", *WORDS) if (folder / name).is_file()]
     for path in sorted([*weight_files(folder), *words]):
