@@ -29,13 +29,14 @@ model.objective
 model.checkpoint
 model.hub
 data.lzstring data.images
-data.annotations data.metrics
+data.annotations data.metrics data.logistic
 data.captions
-data.pairs data.predictions data.submission
+data.pairs data.submission data.visibility
+data.predictions
 data.moments
 data.dataset
-jobs.train_state
-jobs.sample jobs.prepare jobs.predict jobs.pack jobs.validate jobs.evaluate jobs.show
+jobs.train_state jobs.figures jobs.visibility_fit
+jobs.sample jobs.prepare jobs.predict jobs.calibrate jobs.pack jobs.validate jobs.evaluate jobs.show
 jobs.train_log
 jobs.train jobs.demo
 cli.app

@@ -145,7 +145,7 @@ def test_missing_and_broken_frames_are_named_and_tried_again(options):
 
 
 def test_a_batch_that_is_too_large_is_tried_in_parts(options, monkeypatch):
-    def answer(segmenter, batch):
+    def answer(segmenter, batch, calibration):
         if len(batch) > 1 or batch[0][0].frame == 30:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return answer_pairs(segmenter, batch)

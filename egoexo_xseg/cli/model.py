@@ -1,7 +1,8 @@
-"""Commands that run the model: train, predict."""
+"""Commands that make, run and tune the model: train, predict, calibrate."""
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ from egoexo_xseg.cli.app import (
     DIRECTIONS,
     EXISTING_FILE,
     EXISTING_FOLDER,
+    EXISTING_PATH,
     FOLDER,
     cli,
     example,
     fail,
     report_faults,
     split_option,
+    table,
     takes_option,
+    workers_option,
 )
 
 
@@ -125,3 +129,48 @@ def predict(direction: str, data: Path, device: str | None, **options: Any) -> N
     if summary.faults:
         report_faults(summary.faults, "pairs have no answer; the same command tries them again")
         fail(f"{len(summary.faults)} pairs have no answer in {summary.folder}")
+
+
+@cli.command()
+@click.argument("predictions", type=EXISTING_FOLDER)
+@click.option("--data", type=EXISTING_PATH, required=True, help="Prepared takes, or annotations with target masks.")
+@split_option
+@click.option("--model", type=EXISTING_FOLDER, help="The checkpoint that predicted; predict then applies what it gets.")
+@click.option("--out", type=FOLDER, help="Receives the predictions with calibrated confidences, and the calibration.")
+@click.option("--from", "source", type=EXISTING_FILE, help="Apply this calibration.json instead of fitting a new one.")
+@workers_option
+@example(
+    "xseg calibrate PRED --data DATA --split val --model weights/xseg-tiny",
+    "xseg calibrate OTHERS_VAL --data DATA --split val --out CALIBRATED",
+    "xseg calibrate OTHERS_TEST --data DATA --split test --from CALIBRATED/calibration.json --out CALIBRATED_TEST",
+)
+def calibrate(predictions: Path, source: Path | None, **options: Any) -> None:
+    """Fit confidences so that 0.5 parts visible from hidden best.
+
+    Learns from PREDICTIONS of a validation split, ours or another method's, how scores, margins, sizes and cuts at the
+    image border tell visibility, for each direction. Prints balanced accuracy, log loss and calibration error as
+    predicted and on takes left out of the fit, and draws them beside calibration.json.
+    """
+    from egoexo_xseg.jobs.calibrate import CalibrateOptions, recalibrate
+    from egoexo_xseg.jobs.calibrate import calibrate as run
+
+    wanted = CalibrateOptions(predictions, **options)
+    if source:
+        click.echo(f"{wanted.out}: {recalibrate(wanted, source)} predictions with calibrated confidences")
+        return
+    summary = run(wanted)
+    for direction, judged in summary.judged.items():
+        print_judged(direction.value, judged)
+    report_faults(summary.notes, "remarks")
+    for path in summary.files:
+        click.echo(path)
+
+
+def print_judged(name, judged) -> None:
+    """How good confidences were, and how good each candidate made them."""
+    rows = [
+        (f"{label} (kept)" if label == judged.chosen else label, *(f"{value:.4f}" for value in astuple(quality)))
+        for label, quality in judged.qualities.items()
+    ]
+    table(name, ("confidence", "balanced accuracy", "log loss", "calibration error"), rows)
+    click.echo(f"{judged.basis}\n")

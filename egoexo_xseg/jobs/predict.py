@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,8 @@ from egoexo_xseg.data.annotations import Take, open_annotations
 from egoexo_xseg.data.captions import Captions
 from egoexo_xseg.data.dataset import PairReader
 from egoexo_xseg.data.pairs import iter_pairs
+from egoexo_xseg.data.predictions import settle_folder
+from egoexo_xseg.data.visibility import VisibilityMap, checkpoint_map
 from egoexo_xseg.errors import PredictionError, XsegError
 from egoexo_xseg.masks import mask_to_rle, scored_hw
 from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint
@@ -92,11 +93,13 @@ def predict(options: PredictOptions) -> PredictSummary:
 
     summary = PredictSummary(options.out / options.direction.value)
     checkpoint = resolve_model(options.model)
-    _settle(summary.folder, _manifest(options, checkpoint))
+    model = checkpoint_hash(checkpoint)
+    calibration = checkpoint_map(checkpoint, model, options.direction)
+    settle_folder(summary.folder, _manifest(options, model, calibration))
     open_uids = [uid for uid in uids if not _is_done(summary.folder, uid)]
     summary.already = len(uids) - len(open_uids)
     if open_uids:
-        predictor = Predictor(options, checkpoint)
+        predictor = Predictor(options, checkpoint, calibration)
         for uid in track(open_uids, f"Predicting {options.direction.value}", total=len(open_uids)):
             take = annotations.load(uid)
             summary.predictions += predictor.write_take(take, captions, summary)
@@ -108,8 +111,8 @@ def predict(options: PredictOptions) -> PredictSummary:
 class Predictor:
     """A loaded model and its reader, for one take after the other."""
 
-    def __init__(self, options: PredictOptions, checkpoint: Path) -> None:
-        self.options = options
+    def __init__(self, options: PredictOptions, checkpoint: Path, calibration: VisibilityMap | None) -> None:
+        self.options, self.calibration = options, calibration
         self.segmenter, prompts = load_checkpoint(checkpoint, device=options.device, dtype=DTYPES[options.dtype])
         config = self.segmenter.config
         self.reader = PairReader(prompts, config.image_size, config.pad_value)
@@ -153,7 +156,7 @@ class Predictor:
     def _answer(self, batch: Sequence[tuple[Pair, Sample]], faults: list[str]) -> Iterator[Prediction]:
         """Predictions of a batch; what does not fit into memory is tried again record by record."""
         try:
-            answers = list(answer_pairs(self.segmenter, batch))
+            answers = list(answer_pairs(self.segmenter, batch, self.calibration))
         except (torch.OutOfMemoryError, MemoryError):
             if len(batch) > 1:
                 for single in batch:
@@ -164,8 +167,10 @@ class Predictor:
         yield from answers
 
 
-def answer_pairs(segmenter: CrossViewSegmenter, batch: Sequence[tuple[Pair, Sample]]) -> Iterator[Prediction]:
-    """Masks at the size that the scorer demands; the chosen proposal's score stands for the object's visibility."""
+def answer_pairs(
+    segmenter: CrossViewSegmenter, batch: Sequence[tuple[Pair, Sample]], calibration: VisibilityMap | None = None
+) -> Iterator[Prediction]:
+    """Masks at the size that the scorer demands; uncalibrated, the proposal's score stands for the visibility."""
     sizes = [scored_hw(pair.target_hw) for pair, _ in batch]
     answers = segmenter.segment(collate([sample for _, sample in batch]).to(segmenter.device), sizes)
     for (pair, _), answer in zip(batch, answers, strict=True):
@@ -173,7 +178,7 @@ def answer_pairs(segmenter: CrossViewSegmenter, batch: Sequence[tuple[Pair, Samp
         for entry, mask, score, margin in zip(
             pair.objects, masks, answer.scores.tolist(), answer.margins.tolist(), strict=True
         ):
-            yield Prediction(
+            prediction = Prediction(
                 take_uid=pair.take_uid,
                 object_id=entry.object_id,
                 query_camera=pair.query_camera,
@@ -184,6 +189,7 @@ def answer_pairs(segmenter: CrossViewSegmenter, batch: Sequence[tuple[Pair, Samp
                 score=min(max(score, 0.0), 1.0),
                 margin=margin,
             )
+            yield calibration.apply(prediction, entry.query_mask) if calibration else prediction
 
 
 def _iter_small(pairs: Iterator[Pair], most: int) -> Iterator[Pair]:
@@ -197,12 +203,13 @@ def _is_done(folder: Path, uid: str) -> bool:
     return (folder / f"{uid}.jsonl").is_file() and not (folder / f"{uid}.faults.txt").exists()
 
 
-def _manifest(options: PredictOptions, checkpoint: Path) -> dict[str, Any]:
+def _manifest(options: PredictOptions, model: str, calibration: VisibilityMap | None) -> dict[str, Any]:
     """What made the folder; `identity` must be the same for all of it."""
     captions = options.captions
     return {
         "identity": {
-            "model": checkpoint_hash(checkpoint),
+            "model": model,
+            "calibration": calibration.digest if calibration else None,
             "captions": hashlib.sha256(captions.read_bytes()).hexdigest() if captions else None,
             "dtype": options.dtype,
             "direction": options.direction.value,
@@ -221,23 +228,6 @@ def _manifest(options: PredictOptions, checkpoint: Path) -> dict[str, Any]:
             "transformers": transformers.__version__,
         },
     }
-
-
-def _settle(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write the manifest, or make sure that the one in place names the same model, captions and precision."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "manifest.json"
-    if path.is_file():
-        try:
-            before = json.loads(path.read_bytes()).get("identity", {})
-        except (ValueError, AttributeError, RecursionError):
-            raise PredictionError("not readable as a manifest", where=path, remedy="Choose another --out") from None
-        other = [name for name, value in manifest["identity"].items() if before.get(name) != value]
-        if other:
-            problem = f"this folder holds predictions made with another {' and '.join(other)}"
-            raise PredictionError(problem, where=folder, remedy="Choose another --out, or delete it")
-        return
-    _write(path, json.dumps(manifest, indent=1) + "\n")
 
 
 def _write(path: Path, text: str) -> None:

@@ -167,7 +167,10 @@ def read_shape(path: Path) -> CrossViewConfig:
 
 
 def checkpoint_hash(folder: Path) -> str:
-    """SHA-256 over everything in the folder that decides an answer: weights, configuration, tokenizer."""
+    """SHA-256 over everything in the folder that decides a mask: weights, configuration, tokenizer.
+
+    Not over a calibration of visibility, which names the checkpoint that it is for by this hash.
+    """
     digest = hashlib.sha256()
     words = [folder / name for name in ("config.json", *WORDS) if (folder / name).is_file()]
     for path in sorted([*weight_files(folder), *words]):
