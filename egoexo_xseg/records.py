@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from enum import Enum
 
 from egoexo_xseg.errors import MaskError, PredictionError
-from egoexo_xseg.masks import Rle
+from egoexo_xseg.masks import Rle, rle_to_runs
 
 
 class Direction(str, Enum):
@@ -103,7 +102,6 @@ class Prediction:
                 "margin": self.margin,
             },
             allow_nan=False,
-            ensure_ascii=False,
         )
 
     @classmethod
@@ -120,6 +118,7 @@ class Prediction:
             raise PredictionError("a prediction needs take_uid, object_id, query_camera, target_camera and frame")
         try:
             mask = Rle.from_json(row.get("pred_mask"))
+            rle_to_runs(mask)
         except MaskError as fault:
             raise PredictionError(fault.problem, where=f"object {names[1]!r}, frame {row['frame']}") from None
         visibility = _probability(row, "confidence")
@@ -135,11 +134,6 @@ class Prediction:
 
 def _probability(row: dict[str, object], key: str, default: float | None = None) -> float:
     value = row.get(key, default)
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not math.isfinite(value)
-        or not 0 <= value <= 1
-    ):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise PredictionError(f"{key} must be a number within 0 and 1, found {value!r}")
     return float(value)

@@ -12,7 +12,7 @@ from typing import Any
 
 from egoexo_xseg.data.lzstring import decompress
 from egoexo_xseg.errors import AnnotationError, MaskError
-from egoexo_xseg.masks import Rle, rle_to_runs
+from egoexo_xseg.masks import Rle, rle_to_runs, scored_hw
 from egoexo_xseg.records import is_ego
 
 MAX_FRAME = 10**7
@@ -66,6 +66,26 @@ class Take:
         return tuple(sorted(listed | set(self.camera_hw)))
 
 
+@dataclass(frozen=True, slots=True)
+class UnreadTake:
+    """A take as it stands in a file: cheap to hand to another process, which reads it there."""
+
+    take_uid: str
+    source: Any  # a JSON value, or the folder of a processed take
+
+    def read(self) -> tuple[Take, list[Fault]]:
+        """The take, and what had to be skipped in it."""
+        faults: list[Fault] = []
+        if isinstance(self.source, Path):
+            return _read_take(self.take_uid, read_json(self.source / "annotation.json"), faults, self.source), faults
+        entry = self.source
+        if not isinstance(entry, dict):
+            faults.append(Fault("a take must be a JSON object", self.take_uid))
+            entry = {}
+        read = _read_relations if "object_masks" in entry else _read_take
+        return read(self.take_uid, entry, faults), faults
+
+
 class Annotations:
     """Takes that are read one by one; whatever had to be skipped is collected in `faults`."""
 
@@ -73,13 +93,23 @@ class Annotations:
         self.source, self._rooms, self.take_uids = source, rooms, take_uids
         self.faults: list[Fault] = []
 
-    def load(self, take_uid: str) -> Take:
+    def unread(self, take_uid: str) -> UnreadTake:
         if take_uid not in self.take_uids:
             raise AnnotationError(f"no take {take_uid!r} here", where=self.source)
-        faults: list[Fault] = []
-        take = self._rooms.read(take_uid, faults)
-        self.faults += [fault for fault in faults if fault not in self.faults]
+        return UnreadTake(take_uid, self._rooms.source(take_uid))
+
+    def load(self, take_uid: str) -> Take:
+        take, faults = self.unread(take_uid).read()
+        self.note(faults)
         return take
+
+    def note(self, faults: Sequence[Fault]) -> None:
+        """Remember what had to be skipped, once, however often the take is read."""
+        self.faults += [fault for fault in faults if fault not in self.faults]
+
+    def name(self, take_uid: str) -> str:
+        """The take's name, or nothing, without reading its masks."""
+        return self._rooms.name(take_uid)
 
     def __iter__(self) -> Iterator[Take]:
         return map(self.load, self.take_uids)
@@ -119,14 +149,8 @@ class _File:
         entry = self.takes[uid]
         return _text(entry.get("take_name")) if isinstance(entry, dict) else ""
 
-    def read(self, uid: str, faults: list[Fault]) -> Take:
-        entry = self.takes[uid]
-        if not isinstance(entry, dict):
-            faults.append(Fault("a take must be a JSON object", uid))
-            entry = {}
-        if "object_masks" in entry:
-            return _read_relations(uid, entry, faults)
-        return _read_take(uid, entry, faults)
+    def source(self, uid: str) -> Any:
+        return self.takes[uid]
 
 
 class _Folder:
@@ -151,8 +175,8 @@ class _Folder:
     def name(self, uid: str) -> str:
         return _text(read_json(self.path / uid / "annotation.json").get("take_name"))
 
-    def read(self, uid: str, faults: list[Fault]) -> Take:
-        return _read_take(uid, read_json(self.path / uid / "annotation.json"), faults, self.path / uid)
+    def source(self, uid: str) -> Path:
+        return self.path / uid
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -232,6 +256,7 @@ def _decode(coded: object) -> Rle:
         coded = {"size": [coded.get("height"), coded.get("width")], "counts": decompress(packed)}
     rle = Rle.from_json(coded)
     rle_to_runs(rle)
+    scored_hw(rle.hw)
     return rle
 
 
@@ -254,7 +279,9 @@ def _camera_sizes(
     for camera, hw in _items(given if given is not None else {}, uid, faults):
         if NAME.fullmatch(camera) and camera not in sizes and isinstance(hw, list):
             try:
-                sizes[camera] = Rle.from_json({"size": hw, "counts": ""}).hw
+                size = Rle.from_json({"size": hw, "counts": ""}).hw
+                scored_hw(size)
+                sizes[camera] = size
             except MaskError as fault:
                 faults.append(Fault(str(fault), uid, camera=camera))
     for camera in sorted({camera for cameras in masks.values() for camera in cameras} - set(sizes)):
