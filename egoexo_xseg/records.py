@@ -27,8 +27,8 @@ class Direction(str, Enum):
 
 
 def is_ego(camera: str) -> bool:
-    """The benchmark's own rule: Aria glasses are worn, everything else stands."""
-    return "aria" in camera.lower()
+    """The benchmark's own rule, to the letter: Aria glasses are worn, everything else stands."""
+    return "aria" in camera
 
 
 @dataclass(frozen=True, slots=True)
