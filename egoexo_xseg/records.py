@@ -109,7 +109,7 @@ class Prediction:
         """Read a line back; `score` and `margin` may be missing (another method's predictions)."""
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             raise PredictionError("a prediction must be one JSON object a line") from None
         if not isinstance(row, dict):
             raise PredictionError("a prediction must be one JSON object a line")
