@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from enum import Enum
 
 from egoexo_xseg.errors import MaskError, PredictionError
-from egoexo_xseg.masks import Rle
+from egoexo_xseg.masks import Rle, rle_to_runs
 
 
 class Direction(str, Enum):
@@ -28,8 +27,8 @@ class Direction(str, Enum):
 
 
 def is_ego(camera: str) -> bool:
-    """The benchmark's own rule: Aria glasses are worn, everything else stands."""
-    return "aria" in camera.lower()
+    """The benchmark's own rule, to the letter: Aria glasses are worn, everything else stands."""
+    return "aria" in camera
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,14 +102,14 @@ class Prediction:
         }
         if self.margin is not None:
             row["margin"] = self.margin
-        return json.dumps(row, allow_nan=False, ensure_ascii=False)
+        return json.dumps(row, allow_nan=False)
 
     @classmethod
     def from_line(cls, line: str) -> Prediction:
         """Read a line back; another method's may lack `score`, which is its confidence then, and `margin`."""
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             raise PredictionError("a prediction must be one JSON object a line") from None
         if not isinstance(row, dict):
             raise PredictionError("a prediction must be one JSON object a line")
@@ -119,6 +118,7 @@ class Prediction:
             raise PredictionError("a prediction needs take_uid, object_id, query_camera, target_camera and frame")
         try:
             mask = Rle.from_json(row.get("pred_mask"))
+            rle_to_runs(mask)
         except MaskError as fault:
             raise PredictionError(fault.problem, where=f"object {names[1]!r}, frame {row['frame']}") from None
         visibility = _probability(row, "confidence")
@@ -134,11 +134,6 @@ class Prediction:
 
 def _probability(row: dict[str, object], key: str, default: float | None = None) -> float:
     value = row.get(key, default)
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not math.isfinite(value)
-        or not 0 <= value <= 1
-    ):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise PredictionError(f"{key} must be a number within 0 and 1, found {value!r}")
     return float(value)

@@ -9,7 +9,8 @@ PACKAGE = Path(__file__).parents[1] / "egoexo_xseg"
 
 # From the ground up. A file imports only from rows above its own in this list (below it in the house).
 FLOORS = """
-errors progress parallel
+errors progress
+parallel
 config
 masks
 records
@@ -29,7 +30,7 @@ model.objective
 model.checkpoint
 model.hub
 data.lzstring data.images
-data.annotations data.metrics data.logistic
+data.annotations data.metrics data.logistic data.videos
 data.captions
 data.pairs data.submission data.visibility
 data.predictions

@@ -184,7 +184,6 @@ def test_killed_in_the_middle_and_started_again(options, tmp_path):
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    (options.out / "ego2exo" / ".take-b.jsonl.1.partial").write_text("half a li")
+    (options.out / "ego2exo" / ".take-b.jsonl.partial").write_text("half a li")
     predict(options)
-    calm, resumed = contents(tmp_path / "calm" / "ego2exo"), contents(options.out / "ego2exo")
-    assert {name: data for name, data in resumed.items() if not name.startswith(".")} == calm
+    assert contents(options.out / "ego2exo") == contents(tmp_path / "calm" / "ego2exo")

@@ -62,4 +62,4 @@ def test_directions_spell_both_ways():
 
 
 def test_ego_cameras_are_aria_glasses():
-    assert is_ego("aria01_214-1") and is_ego("Aria02_1201-1") and not is_ego("cam01") and not is_ego("gp03")
+    assert is_ego("aria01_214-1") and is_ego("aria02_1201-1") and not is_ego("cam01") and not is_ego("gp03")

@@ -42,7 +42,7 @@ def annotations_option(command):
     show_default=True,
     help="What stands for a missing prediction: nothing (an error), a pixel, or the nearest frame's mask.",
 )
-@click.option("--partial", is_flag=True, help="Allow a file of one direction, which the server refuses.")
+@click.option("--partial", is_flag=True, help="Allow what the server refuses: only one direction, or not all takes.")
 @example("xseg pack submission.json --predictions PRED --data DATA --split val")
 def pack(submission: Path, predictions: Path, data: Path, split: str | None, fill: str, partial: bool) -> None:
     """Write the challenge's submission from predictions.
@@ -54,8 +54,8 @@ def pack(submission: Path, predictions: Path, data: Path, split: str | None, fil
 
     summary = run(predictions, open_annotations(data, split=split), submission, fill=fill, partial=partial)
     table(f"Packed {submission}", ("figure", "value"), summary.rows())
-    for direction in summary.directions_left_out:
-        click.echo(f"Warning: {submission} holds no {direction}: the server refuses it.", err=True)
+    for name in summary.left_out:
+        click.echo(f"Warning: {submission} holds no {name}: the server refuses it.", err=True)
 
 
 @cli.command()

@@ -59,7 +59,7 @@ class SubmissionWriter:
         self._file.write(f'{opening}"{direction.challenge_key}": {{{head}, "results": {{')
         for index, (uid, answers, frames) in enumerate(takes):
             entry = {"masks": _spell(answers), "subsample_idx": frames}
-            text = json.dumps(entry, allow_nan=False, ensure_ascii=False)
+            text = json.dumps(entry, allow_nan=False)
             self._file.write(f"{', ' if index else ''}{json.dumps(uid)}: {text}")
         self._file.write("}}")
         self._directions += 1
@@ -85,7 +85,7 @@ def _spell(answers: Answers) -> dict[str, Any]:
 def written_whole(path: Path) -> Iterator[IO[str]]:
     """A text file that gets its name only when all of it is written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("w", encoding="utf-8") as file:
             yield file

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from egoexo_xseg.data.annotations import Annotations, Take
+from egoexo_xseg.data.annotations import Annotations, Fault, Take, UnreadTake
 from egoexo_xseg.data.metrics import (
     CONFIDENCE_THRESHOLD,
     BoxedMask,
@@ -30,6 +31,7 @@ from egoexo_xseg.progress import track
 from egoexo_xseg.records import Direction
 
 LISTED = 5
+MAX_FLOAT = sys.float_info.max
 
 SIZES = (
     (0.001, "< 0.1%"),
@@ -127,13 +129,15 @@ def evaluate(submissions: Sequence[Path], annotations: Annotations, *, workers: 
                 raise SubmissionError(f"a second file with {direction.challenge_key} results", where=path)
             results[direction] = takes
     jobs = (
-        (take, {direction: takes.get(take.take_uid) for direction, takes in results.items()}) for take in annotations
+        (annotations.unread(uid), {direction: takes.get(uid) for direction, takes in results.items()})
+        for uid in annotations.take_uids
     )
     samples: dict[Direction, list[ScoredSample]] = {direction: [] for direction in results}
     faults: list[str] = []
-    for scored, found in track(map_processes(_score_take, jobs, workers), "Evaluating takes", total=len(annotations)):
-        faults += found
-        for direction, own in scored.items():
+    for take in track(map_processes(_score_take, jobs, workers), "Evaluating takes", total=len(annotations)):
+        annotations.note(take.skipped)
+        faults += take.faults
+        for direction, own in take.samples.items():
             samples[direction] += own
     if faults:
         shown = "; ".join(faults[:LISTED]) + ("; ..." if len(faults) > LISTED else "")
@@ -148,11 +152,21 @@ def evaluate(submissions: Sequence[Path], annotations: Annotations, *, workers: 
     return Evaluation(samples)
 
 
-def _score_take(job: tuple[Take, dict[Direction, Any]]) -> tuple[dict[Direction, list[ScoredSample]], list[str]]:
-    take, results = job
+@dataclass(frozen=True)
+class _Scored:
+    """One take's samples, answers that cannot be scored, and masks of the annotations that were skipped."""
+
+    samples: dict[Direction, list[ScoredSample]]
+    faults: list[str]
+    skipped: list[Fault]
+
+
+def _score_take(job: tuple[UnreadTake, dict[Direction, Any]]) -> _Scored:
+    unread, results = job
+    take, skipped = unread.read()
     faults: list[str] = []
-    scored = {direction: list(iter_scored(take, direction, entry, faults)) for direction, entry in results.items()}
-    return scored, faults
+    samples = {direction: list(iter_scored(take, direction, entry, faults)) for direction, entry in results.items()}
+    return _Scored(samples, faults, skipped)
 
 
 def iter_scored(take: Take, direction: Direction, entry: Any, faults: list[str]) -> Iterator[ScoredSample]:
@@ -174,23 +188,22 @@ def iter_scored(take: Take, direction: Direction, entry: Any, faults: list[str])
             if not isinstance(confidence, (int, float)):
                 faults.append(f"{_spell(place)}: confidence is {confidence!r}")
                 continue
-            sample = partial(ScoredSample, *place, visible=item.visible, confidence=float(confidence))
-            if item.target_mask is None:
-                yield sample()
-                continue
-            if item.target_mask not in truths:
+            confidence = float(min(max(confidence, -MAX_FLOAT), MAX_FLOAT))  # whole numbers may be larger
+            sample = partial(ScoredSample, *place, visible=item.visible, confidence=confidence)
+            if item.target_mask is not None and item.target_mask not in truths:
                 truths[item.target_mask] = box_truth(item.target_mask)
             try:
-                yield _score(truths[item.target_mask], item.target_mask, coded, sample)
+                answer = Rle.from_json(coded)  # the evaluator takes it apart even where the object is absent
+                truth = item.target_mask
+                yield _score(truths[truth], truth, answer, sample) if truth else sample()
             except MaskError as fault:
                 faults.append(f"{_spell(place)}: {fault}")
 
 
-def _score(truth: BoxedMask, target: Rle, coded: object, sample: Callable[..., ScoredSample]) -> ScoredSample:
-    rle = Rle.from_json(coded)
-    if rle.hw != truth.hw:
-        raise MaskError(f"a mask of {rle.hw[0]}x{rle.hw[1]}, not {truth.hw[0]}x{truth.hw[1]}")
-    scores = score_masks(truth, box_rle(rle, truth.hw))
+def _score(truth: BoxedMask, target: Rle, answer: Rle, sample: Callable[..., ScoredSample]) -> ScoredSample:
+    if answer.hw != truth.hw:
+        raise MaskError(f"a mask of {answer.hw[0]}x{answer.hw[1]}, not {truth.hw[0]}x{truth.hw[1]}")
+    scores = score_masks(truth, box_rle(answer, truth.hw))
     return sample(
         iou=scores.iou,
         location_error=scores.location_error,

@@ -231,6 +231,6 @@ def _manifest(options: PredictOptions, model: str, calibration: VisibilityMap | 
 
 
 def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.partial")
     partial.write_text(text, "utf-8")
     os.replace(partial, path)

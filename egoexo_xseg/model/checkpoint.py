@@ -63,7 +63,7 @@ def load_checkpoint(
     if dead:
         detail(f"{folder}: weights that play no part are dropped: {_listed(dead)}")
     prompts = PromptBuilder.load(folder)
-    num_tokens, rows = prompts.tokenizer.get_vocab_size(), config.language.vocab_size
+    num_tokens, rows = max(prompts.tokenizer.get_vocab().values()) + 1, config.language.vocab_size
     if num_tokens > rows:
         raise CheckpointError(f"the tokenizer has {num_tokens} tokens, the model knows {rows}", where=folder)
     heads = config.language.num_attention_heads if released else None
@@ -185,11 +185,11 @@ def weight_files(folder: Path) -> list[Path]:
     for name in INDEXES:
         if (folder / name).is_file():
             table = _read_json(folder / name).get("weight_map")
-            shards = set(table.values()) if isinstance(table, dict) and table else {None}
+            shards = list(table.values()) if isinstance(table, dict) and table else [None]
             for shard in shards:
                 if not (isinstance(shard, str) and Path(shard).name == shard and (folder / shard).is_file()):
                     raise CheckpointError(f"no shard {shard!r} in this folder", where=folder / name)
-            return sorted(folder / shard for shard in shards)
+            return sorted({folder / shard for shard in shards})
     for name in SINGLES:
         if (folder / name).is_file():
             return [folder / name]
@@ -208,7 +208,11 @@ def _iter_weights(path: Path, headers_only: bool = False) -> Iterator[tuple[str,
                         yield name, file.get_tensor(name)
             return
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as fault:
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            "the file holds something else than weights, and nothing is unpickled", where=path
+        ) from None
+    except (SafetensorError, OSError, RuntimeError, EOFError) as fault:
         raise CheckpointError(f"the file cannot be read ({str(fault)[:200]})", where=path) from None
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise CheckpointError("the file holds something else than weights", where=path)

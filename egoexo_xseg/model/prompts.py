@@ -98,12 +98,13 @@ class PromptBuilder:
         """From `tokenizer.json`, or from the `vocab.json` and `merges.txt` of the released folders."""
         path = folder / "tokenizer.json"
         try:
-            tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else _read_codegen(folder)
+            builder = cls(Tokenizer.from_file(str(path)) if path.is_file() else _read_codegen(folder))
+            builder.build(["a cup"])
         except XsegError:
             raise
         except Exception as fault:  # tokenizers raises bare Exception for whatever its parser meets
-            raise CheckpointError(f"the tokenizer cannot be read ({fault})", where=folder) from None
-        return cls(tokenizer)
+            raise CheckpointError(f"the tokenizer cannot be used ({fault})", where=folder) from None
+        return builder
 
 
 def byte_tokenizer() -> Tokenizer:
