@@ -28,14 +28,16 @@ model.segmenter model.losses
 model.objective
 model.checkpoint
 model.hub
-data.lzstring data.images
+model.captioner
+data.lzstring data.images data.phrases
 data.annotations data.metrics
 data.captions
 data.pairs data.predictions data.submission
 data.moments
 data.dataset
-jobs.train_state
+jobs.train_state jobs.manifest
 jobs.sample jobs.prepare jobs.train jobs.predict jobs.pack jobs.validate jobs.evaluate jobs.show
+jobs.caption
 jobs.demo
 cli.app
 cli.data cli.model cli.scores
