@@ -298,7 +298,7 @@ def test_a_mask_that_cannot_be_read_is_named(world):
     path.write_text("\n".join([json.dumps(row), *rest]))
     with pytest.raises(PredictionError) as caught:
         calibrate(world)
-    where = f"take take-0, {EGO} to cam01, frame 0, object 'red cup _0'"
+    where = f"{path}, line 1: object 'red cup _0', frame 0"
     assert str(caught.value) == f"{where}: a mask's counts are not a compressed run-length string"
 
 

@@ -14,29 +14,17 @@ from egoexo_xseg.cli.app import (
     EXISTING_FOLDER,
     EXISTING_PATH,
     FOLDER,
+    captions_option,
     cli,
     example,
     fail,
     report_faults,
+    shard_option,
     split_option,
     table,
     takes_option,
     workers_option,
 )
-
-
-class Shard(click.ParamType):
-    """One part of n, written `i/n` with i from 1."""
-
-    name = "i/n"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        if isinstance(value, tuple):
-            return value
-        index, _, count = value.partition("/")
-        if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-            self.fail(f"{value!r} is not a shard: the second of eight is 2/8", param, ctx)
-        return int(index), int(count)
 
 
 @cli.command()
@@ -53,7 +41,7 @@ class Shard(click.ParamType):
 )
 @click.option("--data", type=EXISTING_FOLDER, help="Prepared takes (default: endless scenes of the sample world).")
 @split_option
-@click.option("--captions", type=EXISTING_FILE, help="Captions of the query objects, JSON lines (default: none).")
+@captions_option("Captions of the query objects")
 @click.option("--config", "recipe", type=EXISTING_FILE, help="Settings, JSON; what is given here goes before it.")
 @click.option("--steps", type=click.IntRange(1), help="How long (default: 4 epochs).")
 @click.option("--batch-size", type=click.IntRange(1), help="Records per process and step (default: 12).")
@@ -102,12 +90,18 @@ def train(
 @split_option
 @takes_option
 @click.option("--model", metavar="PATH|HUB_ID", help="A checkpoint (default: the released one of the direction).")
-@click.option("--captions", type=EXISTING_FILE, help="Captions of the query objects, JSON lines (default: none).")
+@captions_option("Captions of the query objects (default: none)")
+@click.option(
+    "--shuffle-captions",
+    type=click.IntRange(0),
+    metavar="SEED",
+    help="For control: each object gets another's caption.",
+)
 @click.option("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Default: bfloat16 on a GPU, else float32.")
 @click.option("--batch-size", type=click.IntRange(1), default=4, show_default=True, help="Camera pairs at a time.")
 @click.option("--out", type=FOLDER, default="predictions", show_default=True, help="Receives a file per take.")
-@click.option("--shard", type=Shard(), default="1/1", show_default=True, help="This part of the takes only.")
+@shard_option
 @example("xseg predict --direction ego2exo --data DATA --split val --model weights/xseg-tiny --out PRED")
 def predict(direction: str, data: Path, device: str | None, **options: Any) -> None:
     """Predict masks and visibility for every camera pair.

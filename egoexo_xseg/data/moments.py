@@ -123,7 +123,7 @@ class DrawnMoments:
     TURN = 50
     """Scenes that are drawn before they are shown again, in the same order."""
     SHOWINGS = 4
-    """How often each is shown: drawing costs a fifth of a training step, and augmentation makes each showing another."""
+    """How often each is shown: drawing costs a fifth of a step, and augmentation makes each showing another."""
 
     def __init__(self, config: TrainConfig, side: int, processes: int) -> None:
         self.config, self.side, self.processes = config, side, processes

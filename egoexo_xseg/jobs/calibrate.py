@@ -16,11 +16,12 @@ from egoexo_xseg import __version__
 from egoexo_xseg.data.annotations import Annotations, Take, open_annotations
 from egoexo_xseg.data.logistic import Reliability
 from egoexo_xseg.data.pairs import iter_pairs
-from egoexo_xseg.data.predictions import predicted_directions, read_manifest, read_take_predictions, settle_folder
+from egoexo_xseg.data.predictions import predicted_directions, read_take_predictions
 from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.data.visibility import FILE_NAME, SIGNALS, Calibration, VisibilityMap, measure, read_calibration
 from egoexo_xseg.errors import MaskError, PredictionError, XsegError
 from egoexo_xseg.jobs.figures import ReliabilityPanel, draw_reliability
+from egoexo_xseg.jobs.manifest import MANIFEST, read_manifest, settle_folder
 from egoexo_xseg.jobs.visibility_fit import Judged, Samples, judge
 from egoexo_xseg.parallel import map_processes
 from egoexo_xseg.progress import track
@@ -90,7 +91,7 @@ def recalibrate(options: CalibrateOptions, source: Path) -> int:
 def _models(options: CalibrateOptions, notes: list[str]) -> dict[Direction, str | None]:
     """The directions to calibrate, with the hash of the model that predicted each; None if nothing tells it."""
     folder = options.predictions
-    found = {d: _model_of(read_manifest(folder / d.value)) for d in predicted_directions(folder)}
+    found = {d: _model_of(read_manifest(folder / d.value / MANIFEST)) for d in predicted_directions(folder)}
     if options.model is None:
         return found
     from egoexo_xseg.model.checkpoint import checkpoint_hash  # brings torch, which other methods do without
@@ -165,7 +166,7 @@ def apply_calibration(predictions: Path, annotations: Annotations, calibration: 
         raise PredictionError(f"no predictions of {wanted} here, which is what was calibrated", where=predictions)
     for direction in directions:
         folder, chosen = predictions / direction.value, calibration[direction]
-        manifest = read_manifest(folder)
+        manifest = read_manifest(folder / MANIFEST)
         if _model_of(manifest) != chosen.model:
             raise PredictionError("predicted by another model than the calibration is for", where=folder)
         identity = {**manifest.get("identity", {}), "calibration": chosen.digest}

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,16 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 
-from egoexo_xseg import __version__
 from egoexo_xseg.data.annotations import Take, open_annotations
 from egoexo_xseg.data.captions import Captions
 from egoexo_xseg.data.dataset import PairReader
 from egoexo_xseg.data.pairs import iter_pairs
-from egoexo_xseg.data.predictions import settle_folder
+from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.data.visibility import VisibilityMap, checkpoint_map
 from egoexo_xseg.errors import PredictionError, XsegError
+from egoexo_xseg.jobs.manifest import settle_folder, versions
 from egoexo_xseg.masks import mask_to_rle, scored_hw
 from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint
 from egoexo_xseg.model.hub import default_model, resolve_model
@@ -43,7 +39,8 @@ class PredictOptions:
     model: str | None = None  # the released checkpoint of the direction
     split: str | None = None
     takes: tuple[str, ...] = ()
-    captions: Path | None = None
+    captions: Path | None = None  # a file, or a folder of shards
+    shuffle_captions: int | None = None  # a seed: each object gets another one's caption, for control
     device: str | None = None  # a GPU if there is one
     dtype: str | None = None  # bfloat16 on a GPU, float32 elsewhere
     batch_size: int = 4
@@ -87,7 +84,7 @@ def predict(options: PredictOptions) -> PredictSummary:
     dtype = options.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
     options = replace(options, device=device, dtype=dtype, model=options.model or default_model(options.direction))
     annotations = open_annotations(options.data, split=options.split, takes=options.takes)
-    captions = Captions.read(options.captions) if options.captions else None
+    captions = _open_captions(options)
     index, count = options.shard
     uids = annotations.take_uids[index - 1 :: count]
 
@@ -95,7 +92,7 @@ def predict(options: PredictOptions) -> PredictSummary:
     checkpoint = resolve_model(options.model)
     model = checkpoint_hash(checkpoint)
     calibration = checkpoint_map(checkpoint, model, options.direction)
-    settle_folder(summary.folder, _manifest(options, model, calibration))
+    settle_folder(summary.folder, _manifest(options, model, calibration, captions))
     open_uids = [uid for uid in uids if not _is_done(summary.folder, uid)]
     summary.already = len(uids) - len(open_uids)
     if open_uids:
@@ -125,7 +122,8 @@ class Predictor:
         notes = path.with_suffix(".faults.txt")
         if faults:
             notes.write_text("".join(f"{fault}\n" for fault in faults), "utf-8")
-        _write(path, "".join(lines))
+        with written_whole(path) as file:
+            file.writelines(lines)
         if not faults:
             notes.unlink(missing_ok=True)
         summary.faults += faults
@@ -203,34 +201,34 @@ def _is_done(folder: Path, uid: str) -> bool:
     return (folder / f"{uid}.jsonl").is_file() and not (folder / f"{uid}.faults.txt").exists()
 
 
-def _manifest(options: PredictOptions, model: str, calibration: VisibilityMap | None) -> dict[str, Any]:
+def _open_captions(options: PredictOptions) -> Captions | None:
+    if options.captions is None:
+        if options.shuffle_captions is not None:
+            raise PredictionError("no captions to shuffle", remedy="Give --captions FILE")
+        return None
+    captions = Captions.read(options.captions)
+    return captions if options.shuffle_captions is None else captions.shuffled(options.shuffle_captions)
+
+
+def _manifest(
+    options: PredictOptions, model: str, calibration: VisibilityMap | None, captions: Captions | None
+) -> dict[str, Any]:
     """What made the folder; `identity` must be the same for all of it."""
-    captions = options.captions
     return {
         "identity": {
             "model": model,
             "calibration": calibration.digest if calibration else None,
-            "captions": hashlib.sha256(captions.read_bytes()).hexdigest() if captions else None,
+            "captions": captions.hash if captions else None,
+            "shuffle_captions": options.shuffle_captions,
             "dtype": options.dtype,
             "direction": options.direction.value,
         },
         "model": str(options.model),
-        "captions": str(captions) if captions else None,
+        "captions": str(options.captions) if options.captions else None,
         "data": str(options.data),
         "split": options.split,
         "batch_size": options.batch_size,
         "device": options.device,
         "threads": torch.get_num_threads(),
-        "versions": {
-            "xseg": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        "versions": versions(),
     }
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, "utf-8")
-    os.replace(partial, path)
