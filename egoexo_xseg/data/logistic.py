@@ -21,7 +21,7 @@ LEAST = 1e-6
 
 def class_shares(visible: Bool[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:
     """A weight for each sample, such that each of the two classes has one half."""
-    seen = np.count_nonzero(visible)
+    seen = int(visible.sum())
     return np.where(visible, 0.5 / max(seen, 1), 0.5 / max(len(visible) - seen, 1))
 
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ BEFORE, AFTER = "#d55e00", "#0072b2"
 
 INK, FAINT = "#222222", "#bbbbbb"
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "axes.titlesize": 10,
@@ -80,8 +80,10 @@ def _draw_curves(axes: Axes, panel: ReliabilityPanel) -> None:
             color=color, marker=marker, markersize=4.5, markerfacecolor=face, linewidth=1.2, label=label, clip_on=False,
         )  # fmt: skip
     axes.set(xlim=(0, 1), ylim=(0, 1), box_aspect=1)
-    above = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0.4, "alignment": "left"}
-    axes.legend(title=panel.title, title_fontproperties={"weight": "bold", "size": 9}, fontsize=8, **above)
+    axes.legend(
+        loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.4, alignment="left",
+        title=panel.title, title_fontproperties={"weight": "bold", "size": 9}, fontsize=8,
+    )  # fmt: skip
 
 
 def _draw_counts(axes: Axes, bins: Reliability, color: str, name: str) -> None:

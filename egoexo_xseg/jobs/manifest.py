@@ -37,7 +37,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError):
         manifest = None
     if not isinstance(manifest, dict) or not isinstance(manifest.get("identity", {}), dict):
-        raise PredictionError("not readable as a manifest", where=path, remedy="Choose another --out")
+        raise PredictionError("not readable as a manifest", where=path, remedy="Choose another folder, or delete it")
     return manifest
 
 
