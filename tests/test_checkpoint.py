@@ -135,7 +135,9 @@ def test_released_folder_as_pickled_weights(saved, released):
 def test_a_pickle_that_would_run_code_is_refused(folder):
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Touch(str(folder / "touched")), protocol=2))
-    with pytest.raises(CheckpointError, match="pytorch_model.bin: the file holds something else than weights, and nothing is unpickled"):
+    with pytest.raises(
+        CheckpointError, match="pytorch_model.bin: the file holds something else than weights, and nothing is unpickled"
+    ):
         load_checkpoint(folder)
     assert not (folder / "touched").exists()
     torch.save([1, 2], folder / "pytorch_model.bin")

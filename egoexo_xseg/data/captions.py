@@ -29,10 +29,10 @@ class Captions:
         """Read one JSON object a line (docs/formats.md); the first faulty line is named."""
         captions: dict[tuple[str, str, str, int | None], str] = {}
         try:
-            lines = path.read_text("utf-8").splitlines()
+            text = path.read_text("utf-8")
         except (OSError, UnicodeDecodeError):
             raise AnnotationError("not readable as text", where=path) from None
-        for number, line in enumerate(lines, 1):
+        for number, line in enumerate(text.removesuffix("\n").split("\n") if text else [], 1):
             try:
                 key, caption = _read_line(line)
             except (ValueError, RecursionError) as fault:
@@ -52,7 +52,7 @@ def _read_line(line: str) -> tuple[tuple[str, str, str, int | None], str]:
         raise ValueError("a caption needs take_uid, object_id, camera and caption as text")
     if frame is not None and type(frame) is not int:
         raise ValueError(f"frame must be a whole number or null, found {frame!r}")
-    text = " ".join(caption.split())
+    text = " ".join(caption.encode("utf-8", "replace").decode().split())  # JSON can spell what is no character
     if not text or len(text) > MAX_CAPTION:
         raise ValueError(f"a caption must have 1 to {MAX_CAPTION} characters, found {len(text)}")
     return (take_uid, object_id, camera, frame), text
