@@ -150,3 +150,10 @@ def test_every_object_gets_another_ones_caption(captions, seed):
             assert text in in_take - {captions[key]}
         elif others - {captions[key]}:
             assert text != captions[key]
+
+
+def test_whatever_json_can_spell_is_text(tmp_path):
+    """Line separators within a caption do not end its line; halves of surrogate pairs are no characters."""
+    line = json.dumps(ROW | {"caption": "a\u2028red\ud800 cup"}, ensure_ascii=False)
+    (tmp_path / "c.jsonl").write_bytes(line.encode("utf-8", "surrogatepass").replace(b"\xed\xa0\x80", b"\\ud800"))
+    assert Captions.read(tmp_path / "c.jsonl").of("t", "red cup _0", "cam01", 0) == "a red? cup"

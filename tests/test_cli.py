@@ -85,7 +85,8 @@ def test_help_imports_nothing_heavy():
 
 
 LIGHT = [
-    "errors", "masks", "records", "world", "data.lzstring", "data.annotations", "data.pairs", "data.captions", "data.phrases",
+    "errors", "parallel", "masks", "records", "world", "data.lzstring", "data.videos", "data.annotations", "data.pairs", "data.captions",
+    "data.phrases",
     "data.metrics", "data.submission", "jobs.sample", "jobs.prepare", "jobs.evaluate", "jobs.pack", "jobs.validate",
     "jobs.show", "jobs.calibrate",
 ]  # fmt: skip

@@ -180,8 +180,10 @@ def test_missing_and_broken_frames_are_named_and_tried_again(options):
 
 def test_a_batch_that_is_too_large_is_tried_in_parts(options, monkeypatch):
     def answer(segmenter, batch, calibration):
-        if len(batch) > 1 or batch[0][0].frame == 30:
+        if len(batch) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
+        if batch[0][0].frame == 30:
+            torch.empty(1 << 60, dtype=torch.uint8)  # no machine has as much
         return answer_pairs(segmenter, batch)
 
     answer_pairs = job.answer_pairs
@@ -191,6 +193,15 @@ def test_a_batch_that_is_too_large_is_tried_in_parts(options, monkeypatch):
         f"take take-a, aria01_214-1 to {camera}, frame 30: out of memory on cpu" for camera in ("cam01", "cam02")
     ]
     assert len(read(options.out / "ego2exo" / "take-a.jsonl")) == 8
+
+
+def test_other_faults_of_the_model_are_not_hidden(options, monkeypatch):
+    def answer(segmenter, batch):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(job, "answer_pairs", answer)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        predict(options)
 
 
 def test_more_objects_than_proposals_are_answered_in_parts(options):

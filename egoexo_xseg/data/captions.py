@@ -63,7 +63,7 @@ class Caption:
         for name, value in origin.items():
             if value is not None and not isinstance(value, str):
                 raise AnnotationError(f"{name} must be text or null, found {value!r}")
-        text = " ".join(names[3].split())
+        text = " ".join(names[3].encode("utf-8", "replace").decode().split())  # JSON can spell what is no character
         if not text or len(text) > MAX_CAPTION:
             raise AnnotationError(f"a caption must have 1 to {MAX_CAPTION} characters, found {len(text)}")
         return cls(*names[:3], row.get("frame"), text, source_frame=row.get("source_frame"), **origin)

@@ -155,7 +155,9 @@ class Predictor:
         """Predictions of a batch; what does not fit into memory is tried again record by record."""
         try:
             answers = list(answer_pairs(self.segmenter, batch, self.calibration))
-        except (torch.OutOfMemoryError, MemoryError):
+        except (RuntimeError, MemoryError) as fault:
+            if not is_out_of_memory(fault):
+                raise
             if len(batch) > 1:
                 for single in batch:
                     yield from self._answer([single], faults)
@@ -163,6 +165,11 @@ class Predictor:
                 faults.append(f"{batch[0][0]}: out of memory on {self.options.device}")
             return
         yield from answers
+
+
+def is_out_of_memory(fault: Exception) -> bool:
+    """On a GPU torch has a type for it, on a CPU only words."""
+    return isinstance(fault, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(fault)
 
 
 def answer_pairs(
