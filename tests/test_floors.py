@@ -36,9 +36,11 @@ data.moments
 data.dataset
 jobs.train_state
 jobs.sample jobs.prepare jobs.train jobs.predict jobs.pack jobs.validate jobs.evaluate jobs.show
-jobs.demo
+jobs.charts jobs.demo
+jobs.analyze
+jobs.analyze_text jobs.analyze_alignment jobs.analyze_fusion
 cli.app
-cli.data cli.model cli.scores
+cli.data cli.model cli.scores cli.analysis
 cli.tour
 cli
 __main__

@@ -25,7 +25,7 @@ from egoexo_xseg.masks import mask_to_rle, scored_hw
 from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint
 from egoexo_xseg.model.hub import default_model, resolve_model
 from egoexo_xseg.model.inputs import Sample, collate
-from egoexo_xseg.model.segmenter import CrossViewSegmenter
+from egoexo_xseg.model.segmenter import CrossViewSegmenter, Segmentation
 from egoexo_xseg.progress import detail, track
 from egoexo_xseg.records import Direction, Pair, Prediction
 
@@ -47,6 +47,12 @@ class PredictOptions:
     dtype: str | None = None  # bfloat16 on a GPU, float32 elsewhere
     batch_size: int = 4
     shard: tuple[int, int] = (1, 1)
+
+    def settled(self) -> PredictOptions:
+        """The same with what was left open decided."""
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = self.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+        return replace(self, device=device, dtype=dtype, model=self.model or default_model(self.direction))
 
 
 @dataclass
@@ -82,9 +88,7 @@ def predict(options: PredictOptions) -> PredictSummary:
     killed run continues with the take that it had begun, and ends with the same bytes. A pair that fails is named and
     left out; `<take_uid>.faults.txt` then asks for another try.
     """
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = options.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
-    options = replace(options, device=device, dtype=dtype, model=options.model or default_model(options.direction))
+    options = options.settled()
     annotations = open_annotations(options.data, split=options.split, takes=options.takes)
     captions = Captions.read(options.captions) if options.captions else None
     index, count = options.shard
@@ -92,7 +96,7 @@ def predict(options: PredictOptions) -> PredictSummary:
 
     summary = PredictSummary(options.out / options.direction.value)
     checkpoint = resolve_model(options.model)
-    _settle(summary.folder, _manifest(options, checkpoint))
+    settle(summary.folder, _manifest(options, checkpoint))
     open_uids = [uid for uid in uids if not _is_done(summary.folder, uid)]
     summary.already = len(uids) - len(open_uids)
     if open_uids:
@@ -130,20 +134,27 @@ class Predictor:
         return len(lines)
 
     def iter_take(self, take: Take, captions: Captions | None, faults: list[str]) -> Iterator[Prediction]:
-        """Predictions in the order of `iter_pairs`; batches never span takes, so that a take's bytes are its own."""
+        """Predictions in the order of `iter_pairs`."""
+        for batch in self.iter_batches(take, self.options.direction, captions, faults):
+            yield from self._answer(batch, faults)
+
+    def iter_batches(
+        self, take: Take, direction: Direction, captions: Captions | None, faults: list[str]
+    ) -> Iterator[list[tuple[Pair, Sample]]]:
+        """A take's pairs, read; batches never span takes, so that a take's bytes are its own."""
         if take.folder is None:
             raise PredictionError("annotations without frames", where=f"take {take.take_uid}", remedy="xseg prepare")
         batch: list[tuple[Pair, Sample]] = []
-        for pair in _iter_small(iter_pairs(take, self.options.direction, captions), self.most_objects):
+        for pair in _iter_small(iter_pairs(take, direction, captions), self.most_objects):
             try:
                 batch.append((pair, self.reader.read(pair, take.folder)))
             except XsegError as fault:
                 faults.append(str(fault))
             if len(batch) == self.options.batch_size:
-                yield from self._answer(batch, faults)
+                yield batch
                 batch = []
         if batch:
-            yield from self._answer(batch, faults)
+            yield batch
 
     @property
     def most_objects(self) -> int:
@@ -165,10 +176,17 @@ class Predictor:
 
 
 def answer_pairs(segmenter: CrossViewSegmenter, batch: Sequence[tuple[Pair, Sample]]) -> Iterator[Prediction]:
-    """Masks at the size that the scorer demands; the chosen proposal's score stands for the object's visibility."""
-    sizes = [scored_hw(pair.target_hw) for pair, _ in batch]
-    answers = segmenter.segment(collate([sample for _, sample in batch]).to(segmenter.device), sizes)
-    for (pair, _), answer in zip(batch, answers, strict=True):
+    """Masks at the size that the scorer demands."""
+    pairs = [pair for pair, _ in batch]
+    sizes = [scored_hw(pair.target_hw) for pair in pairs]
+    yield from to_predictions(
+        pairs, segmenter.segment(collate([sample for _, sample in batch]).to(segmenter.device), sizes)
+    )
+
+
+def to_predictions(pairs: Sequence[Pair], answers: Sequence[Segmentation]) -> Iterator[Prediction]:
+    """One per object; the chosen proposal's score stands for the object's visibility."""
+    for pair, answer in zip(pairs, answers, strict=True):
         masks = answer.masks.numpy()
         for entry, mask, score, margin in zip(
             pair.objects, masks, answer.scores.tolist(), answer.margins.tolist(), strict=True
@@ -214,17 +232,22 @@ def _manifest(options: PredictOptions, checkpoint: Path) -> dict[str, Any]:
         "batch_size": options.batch_size,
         "device": options.device,
         "threads": torch.get_num_threads(),
-        "versions": {
-            "xseg": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        "versions": versions(),
     }
 
 
-def _settle(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write the manifest, or make sure that the one in place names the same model, captions and precision."""
+def versions() -> dict[str, str]:
+    """Of what decides a model's answers."""
+    return {
+        "xseg": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def settle(folder: Path, manifest: dict[str, Any], holds: str = "predictions") -> None:
+    """Write the manifest, or make sure that the one in place has the same `identity`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "manifest.json"
     if path.is_file():
@@ -234,7 +257,7 @@ def _settle(folder: Path, manifest: dict[str, Any]) -> None:
             raise PredictionError("not readable as a manifest", where=path, remedy="Choose another --out") from None
         other = [name for name, value in manifest["identity"].items() if before.get(name) != value]
         if other:
-            problem = f"this folder holds predictions made with another {' and '.join(other)}"
+            problem = f"this folder holds {holds} made with another {' and '.join(other)}"
             raise PredictionError(problem, where=folder, remedy="Choose another --out, or delete it")
         return
     _write(path, json.dumps(manifest, indent=1) + "\n")
