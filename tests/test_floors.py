@@ -39,10 +39,11 @@ data.moments
 data.dataset
 jobs.train_state jobs.figures jobs.visibility_fit jobs.manifest
 jobs.sample jobs.prepare jobs.predict jobs.calibrate jobs.pack jobs.validate jobs.evaluate jobs.show
-jobs.caption jobs.train_log
-jobs.train jobs.demo
+jobs.caption jobs.train_log jobs.charts
+jobs.train jobs.demo jobs.analyze
+jobs.analyze_text jobs.analyze_alignment jobs.analyze_fusion
 cli.app
-cli.data cli.model cli.scores
+cli.data cli.model cli.scores cli.analysis
 cli.tour
 cli
 __main__

@@ -1,0 +1,336 @@
+"""Whether an object is the same to the model from both sides: its embeddings in the query and in the target view."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Int64
+from scipy.spatial.distance import cdist
+
+from egoexo_xseg.data.annotations import Take
+from egoexo_xseg.jobs.analyze import (
+    Analyst,
+    AnalyzeOptions,
+    Columns,
+    Estimate,
+    Study,
+    estimate,
+    intervals_note,
+    mean,
+    write_results,
+)
+from egoexo_xseg.jobs.charts import BLUE, MUTED, ORANGE, new_figure, plain
+from egoexo_xseg.jobs.show import FAINT, INK
+from egoexo_xseg.records import Direction
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+EMBEDDINGS = {"region": "region features", "condition": "conditions"}
+"""Pooled under the mask, before the language model; and read by it, before fusion: what XObjAlign compares."""
+
+RANKED = 4096
+"""Objects that are ranked among all, in even steps if there are more: each is compared with each."""
+
+TINY = 1e-300
+"""Keeps a model to which all objects are alike from dividing by nothing."""
+
+SHOWN, MOMENTS = len(MUTED), 6
+"""Objects in a picture of clusters, and how often each is shown."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """Visible objects from both sides: row i of `query` and of `target` is one object at one moment.
+
+    An object keeps its number in all frames and cameras of its take; `pairs` numbers pairs of views.
+    """
+
+    take_uids: np.ndarray
+    object_ids: np.ndarray
+    objects: Int64[np.ndarray, " n"]
+    pairs: Int64[np.ndarray, " n"]
+    query: Float[np.ndarray, "n D"]
+    target: Float[np.ndarray, "n D"]
+
+    @classmethod
+    def of(cls, columns: Columns, embedding: str) -> Views:
+        query, target = columns[embedding].astype(np.float64).transpose(1, 0, 2)
+        return cls(
+            take_uids=columns["take_uid"],
+            object_ids=columns["object_id"],
+            objects=_number(columns, "take_uid", "object_id"),
+            pairs=_number(columns, "take_uid", "query_camera", "target_camera", "frame"),
+            query=query,
+            target=target,
+        )
+
+    def take(self, rows: Int64[np.ndarray, " m"]) -> Views:
+        return Views(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
+
+
+def _number(columns: Columns, *names: str) -> Int64[np.ndarray, " n"]:
+    numbers: dict[tuple, int] = {}
+    rows = zip(*(columns[name].tolist() for name in names), strict=True)
+    return np.array([numbers.setdefault(row, len(numbers)) for row in rows], np.int64)
+
+
+@dataclass(frozen=True)
+class Neighbours:
+    """How far an object's two embeddings lie apart, how far from its target embedding's rivals, and its rank."""
+
+    same: Float[np.ndarray, " n"]
+    different: Float[np.ndarray, " n"]
+    """Mean distance to other objects; nan where there is none."""
+    rank: Float[np.ndarray, " n"]
+    chance: Float[np.ndarray, " n"]
+    """To be first by luck: one over the number of candidates."""
+
+
+def compare(views: Views) -> Neighbours:
+    """Every query embedding against the target embeddings of its own object and of all others.
+
+    The same object at other moments is no candidate, neither right nor wrong. Equals share their ranks: a model to
+    which all objects are alike is no better than chance.
+    """
+    distances = cdist(views.query, views.target)  # (n, n)
+    same = np.diag(distances).copy()
+    rivals = views.objects[:, None] != views.objects
+    count = rivals.sum(1)
+    closer = ((distances < same[:, None]) & rivals).sum(1)
+    equal = ((distances == same[:, None]) & rivals).sum(1)
+    different = np.where(count, (distances * rivals).sum(1) / np.maximum(count, 1), np.nan)
+    return Neighbours(same, different, 1 + closer + equal / 2, 1 / (1 + count))
+
+
+def compare_in_pairs(views: Views) -> Neighbours:
+    """The same, among the objects of each pair of views alone."""
+    order = np.argsort(views.pairs, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(views.pairs[order])) + 1)
+    found = [compare(views.take(rows)) for rows in groups]
+    back = np.argsort(order)
+    return Neighbours(
+        *(np.concatenate([getattr(each, name) for each in found])[back] for name in Neighbours.__dataclass_fields__)
+    )
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """One kind of embedding of one model in one direction."""
+
+    direction: Direction
+    model: str
+    embedding: str
+    views: Views
+    in_pairs: Neighbours
+
+    @classmethod
+    def of(cls, direction: Direction, model: str, embedding: str, columns: Columns) -> Aligned:
+        views = Views.of(columns, embedding)
+        return cls(direction, model, embedding, views, compare_in_pairs(views))
+
+    def figures(self) -> dict[str, Estimate]:
+        """What stands in the table; objects that are alone in their pair count among all only."""
+        several = np.isfinite(self.in_pairs.different)
+        uids, near = self.views.take_uids[several], _where(self.in_pairs, several)
+        even = np.unique(np.linspace(0, len(several) - 1, min(len(several), RANKED)).astype(np.int64))
+        sampled = self.views.take(even)
+        far = compare(sampled)
+        ratio = estimate(uids, np.stack([near.same, near.different], 1), lambda sums: sums[:, 0] / sums[:, 1])
+        return {
+            "distance of the same object": mean(uids, near.same),
+            "distance of different objects": mean(uids, near.different),
+            "same over different": ratio,
+            "first in its pair": mean(uids, (near.rank == 1).astype(float)),
+            "first in its pair by chance": mean(uids, near.chance),
+            "rank in its pair": mean(uids, near.rank),
+            "first among all": mean(sampled.take_uids, (far.rank == 1).astype(float)),
+            "first among all by chance": mean(sampled.take_uids, far.chance),
+            "rank among all": mean(sampled.take_uids, far.rank),
+        }
+
+
+def _where(near: Neighbours, rows: np.ndarray) -> Neighbours:
+    return Neighbours(near.same[rows], near.different[rows], near.rank[rows], near.chance[rows])
+
+
+def analyze_alignment(options: AnalyzeOptions, before: str | None = None) -> tuple[str, list[str]]:
+    """Compare both views' embeddings, of two models if `before` names another; returns the text, and pairs left out."""
+    studies = {"after": Study(options)}
+    if before is not None:
+        studies = {"before": Study(replace(options, model=before)), **studies}
+    studies["after"].begin("alignment", before=studies["before"].models if before is not None else None)
+    found = []
+    for name, study in studies.items():
+        measured = study.measure(_measure, name)
+        found += [
+            Aligned.of(direction, name, embedding, columns)
+            for direction, columns in measured.items()
+            for embedding in EMBEDDINGS
+        ]
+    found.sort(key=lambda each: (options.directions.index(each.direction), [*EMBEDDINGS].index(each.embedding)))
+    figures = [each.figures() for each in found]
+    rows = [
+        (each.direction.value, each.model, each.embedding, name, *value.cells)
+        for each, own in zip(found, figures, strict=True)
+        for name, value in own.items()
+    ]
+    header = ("direction", "model", "embedding", "figure", "samples", "value", "low", "high")
+    text = _text(options, before, list(zip(found, figures, strict=True)))
+    write_results(options.out, "alignment", header, rows, text, _draw(found))
+    return text, [fault for study in studies.values() for fault in study.faults]
+
+
+def _measure(analyst: Analyst, take: Take, direction: Direction, faults: list[str]) -> Columns:
+    """Embeddings of the visible objects: (rows, 2, D), query view first. Captions come later in a prompt."""
+    places, embeddings = [], {name: [] for name in EMBEDDINGS}
+    for look in analyst.iter_looks(take, direction, faults):
+        batch = look.batch
+        regions = [
+            analyst.segmenter.pool(look.encoding, images, masks)
+            for images, masks in ((batch.query, batch.query_masks), (batch.target, analyst.target_masks(look)))
+        ]
+        conditions = [analyst.read(look, own, None).objects for own in regions]
+        for b, pair in enumerate(look.pairs):
+            rows = [k for k, entry in enumerate(pair.objects) if entry.visible]
+            for name, both in zip(EMBEDDINGS, (regions, conditions), strict=True):
+                embeddings[name] += [np.stack([side[b, k].float().cpu().numpy() for side in both]) for k in rows]
+            places += [(pair.objects[k].object_id, pair.query_camera, pair.target_camera, pair.frame) for k in rows]
+    if not places:
+        return {}
+    names = ("object_id", "query_camera", "target_camera", "frame")
+    columns = {name: np.array(values) for name, values in zip(names, zip(*places, strict=True), strict=True)}
+    return columns | {name: np.stack(values) for name, values in embeddings.items()}
+
+
+def _text(options: AnalyzeOptions, before: str | None, found: list[tuple[Aligned, dict[str, Estimate]]]) -> str:
+    uids = np.concatenate([each.views.take_uids for each, _ in found])
+    models = f"Model `{options.model or 'as released'}`" + (f", before: `{before}`" if before else "")
+    lines = ["# Objects from both sides", f"{models}. {intervals_note(uids)}"]
+    groups: dict[str, list[str]] = {}
+    for each, figures in found:
+        name = f"**{each.direction.value}, {EMBEDDINGS[each.embedding]}**"
+        model = f"{each.model}, " if before else ""
+        near, far = figures["first in its pair"], figures["first among all"]
+        words = [
+            f"nearest among the objects of all takes in {far:.1%} of {far.samples} "
+            f"({figures['first among all by chance'].value:.2%} by chance), mean rank {figures['rank among all']:.1f}"
+        ]
+        if near.samples:
+            words = [
+                f"an object's distance to itself in the other view is {figures['same over different']:.3f} of that to "
+                f"the other objects there",
+                f"it is the nearest of them in {near:.1%} of {near.samples} cases "
+                f"({figures['first in its pair by chance'].value:.1%} by chance)",
+                *words,
+            ]
+        groups.setdefault(name, []).append(f"{model}{'; '.join(words)}.")
+    lines += [f"{name}: {' '.join(sentences)}" for name, sentences in groups.items()]
+    return "\n\n".join([*lines, "![Clusters and distances](alignment.png)"]) + "\n"
+
+
+def choose_shown(views: Views) -> Int64[np.ndarray, " m"]:
+    """Some moments of the most seen objects of the take that has most of them, object by object."""
+    counts = {uid: len(np.unique(views.objects[views.take_uids == uid])) for uid in np.unique(views.take_uids)}
+    own = views.take_uids == max(counts, key=counts.__getitem__)
+    objects, seen = np.unique(views.objects[own], return_counts=True)
+    rows = []
+    for number in objects[np.argsort(-seen, kind="stable")][:SHOWN]:
+        moments = np.flatnonzero(views.objects == number)
+        rows += moments[np.unique(np.linspace(0, len(moments) - 1, MOMENTS).astype(int))].tolist()
+    return np.array(rows, np.int64)
+
+
+def flatten(points: Float[np.ndarray, "n D"]) -> tuple[Float[np.ndarray, "n 2"], float]:
+    """The plane in which points spread most (PCA), and its share of their variance."""
+    centred = points - points.mean(0)
+    _, spread, axes = np.linalg.svd(centred, full_matrices=False)
+    axes = axes[:2] * np.sign(axes[:2][np.arange(len(axes[:2])), np.abs(axes[:2]).argmax(1)])[:, None]
+    flat = np.zeros((len(points), 2))
+    flat[:, : len(axes)] = centred @ axes.T
+    return flat, float((spread[:2] ** 2).sum() / max((spread**2).sum(), TINY))
+
+
+def _draw(found: list[Aligned]) -> Figure:
+    """A line per direction and kind of embedding: each model's clusters, then the distances."""
+    groups: dict[tuple[Direction, str], list[Aligned]] = {}
+    for each in found:
+        groups.setdefault((each.direction, each.embedding), []).append(each)
+    columns = len(next(iter(groups.values()))) + 1
+    figure = new_figure(3.3 * columns + 0.4, 2.9 * len(groups) + 1.0, "Objects from both sides")
+    table = figure.subplots(len(groups), columns, squeeze=False)
+    for index, (line, ((direction, embedding), group)) in enumerate(zip(table, groups.items(), strict=True)):
+        for axes, each in zip(line, group, strict=False):
+            model = f", {each.model}" if len(group) > 1 else ""
+            _draw_clusters(axes, each, f"{direction.value}: {EMBEDDINGS[embedding]}{model}")
+        _draw_distances(line[-1], group, named=index == 0)
+    _add_key(figure, found[0].views)
+    return figure
+
+
+def _draw_clusters(axes: Axes, each: Aligned, title: str) -> None:
+    rows = choose_shown(each.views)
+    flat, share = flatten(np.concatenate([each.views.query[rows], each.views.target[rows]]))
+    query, target = flat[: len(rows)], flat[len(rows) :]
+    colours = [MUTED[index] for index in _colour_indices(each.views, rows)]
+    for start, end, colour in zip(query, target, colours, strict=True):
+        axes.plot(*zip(start, end, strict=True), color=colour, linewidth=0.7, alpha=0.45, zorder=1)
+    axes.scatter(*query.T, c=colours, s=22, marker="o", linewidths=0, zorder=2)
+    axes.scatter(*target.T, c="white", edgecolors=colours, s=26, marker="^", linewidths=1.1, zorder=3)
+    plain(axes, title, left=False)
+    axes.spines["bottom"].set_visible(False)
+    axes.set(xticks=[], yticks=[], xlabel=f"{share:.0%} of the spread")
+
+
+def _colour_indices(views: Views, rows: Int64[np.ndarray, " m"]) -> list[int]:
+    numbers = list(dict.fromkeys(views.objects[rows].tolist()))
+    return [numbers.index(number) for number in views.objects[rows].tolist()]
+
+
+def _draw_distances(axes: Axes, group: list[Aligned], named: bool) -> None:
+    """Distances of the same object and of different ones, in units of the latter's mean; a ridge per model."""
+    edges = np.linspace(0, 2, 101)
+    places = (edges[:-1] + edges[1:]) / 2
+    smooth = np.exp(-0.5 * ((places[:, None] - places) / 0.05) ** 2)
+    for base, each in zip(reversed(range(len(group))), group, strict=True):
+        several = np.isfinite(each.in_pairs.different)
+        same, different = each.in_pairs.same[several], each.in_pairs.different[several]
+        for values, colour, name, side in (
+            (different, ORANGE, "different objects", "left"),
+            (same, BLUE, "same object", "right"),
+        ):
+            heights, _ = np.histogram(np.clip(values / max(different.mean(), TINY), 0, 2), edges)
+            curve = smooth @ heights
+            curve = base + 0.8 * curve / max(curve.max(), TINY)
+            axes.fill_between(places, base, curve, color=colour, alpha=0.25, linewidth=0)
+            axes.plot(places, curve, color=colour, linewidth=1.2)
+            if named and base == len(group) - 1:
+                peak = places[curve.argmax()] + (0.1 if side == "right" else 0)
+                axes.text(peak, curve.max() + 0.04, name, ha=side, fontsize=8.5, color=colour)
+        first = (each.in_pairs.rank[several] == 1).mean() if several.any() else np.nan
+        model = f"{each.model}: " if len(group) > 1 else ""
+        axes.text(2, base + 0.62, f"{model}nearest in {first:.0%}", fontsize=8.5, color=INK, ha="right")
+    plain(axes, "distances", left=False)
+    axes.set(yticks=[], xlim=(0, 2), ylim=(0, len(group)), xlabel="1 = mean distance of different objects")
+
+
+def _add_key(figure: Figure, views: Views) -> None:
+    """The objects that are shown, and what the markers mean."""
+    from matplotlib.lines import Line2D
+
+    rows = choose_shown(views)
+    names = dict(zip(_colour_indices(views, rows), views.object_ids[rows].tolist(), strict=True))
+    handles = [
+        Line2D([], [], color=FAINT, marker="o", linestyle="", markersize=5),
+        Line2D([], [], color=FAINT, marker="^", linestyle="", markersize=6, markerfacecolor="white"),
+        *(Line2D([], [], color=MUTED[index], marker="s", linestyle="", markersize=6) for index in names),
+    ]
+    labels = ["query view", "target view"]
+    labels += [name if len(name) <= 24 else f"{name[:23]}…" for name in map(str.strip, names.values())]
+    columns = max(2, int(figure.get_figwidth() / 2.1))
+    legend = figure.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False, fontsize=8.5)
+    for text in legend.get_texts():
+        text.set(color=INK, parse_math=False)
