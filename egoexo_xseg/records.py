@@ -70,7 +70,8 @@ class Prediction:
     """One object's answer in one target frame.
 
     `mask` has the scorer's size; `visibility` is a probability in [0, 1] (JSON `confidence`); `score` is the chosen
-    proposal's raw score and `margin` its lead over the next best, both in [0, 1], from which visibility is calibrated.
+    proposal's raw score and `margin` its lead over the next best (None if the method has no proposals), both in
+    [0, 1], from which visibility is calibrated.
     """
 
     take_uid: str
@@ -81,7 +82,7 @@ class Prediction:
     mask: Rle
     visibility: float
     score: float
-    margin: float
+    margin: float | None
 
     @property
     def key(self) -> tuple[str, str, str, str, int]:
@@ -89,24 +90,23 @@ class Prediction:
 
     def to_line(self) -> str:
         """One line of JSON: the predictions file's format (docs/formats.md)."""
-        return json.dumps(
-            {
-                "take_uid": self.take_uid,
-                "object_id": self.object_id,
-                "query_camera": self.query_camera,
-                "target_camera": self.target_camera,
-                "frame": self.frame,
-                "pred_mask": self.mask.to_json(),
-                "confidence": self.visibility,
-                "score": self.score,
-                "margin": self.margin,
-            },
-            allow_nan=False,
-        )
+        row = {
+            "take_uid": self.take_uid,
+            "object_id": self.object_id,
+            "query_camera": self.query_camera,
+            "target_camera": self.target_camera,
+            "frame": self.frame,
+            "pred_mask": self.mask.to_json(),
+            "confidence": self.visibility,
+            "score": self.score,
+        }
+        if self.margin is not None:
+            row["margin"] = self.margin
+        return json.dumps(row, allow_nan=False)
 
     @classmethod
     def from_line(cls, line: str) -> Prediction:
-        """Read a line back; `score` and `margin` may be missing (another method's predictions)."""
+        """Read a line back; another method's may lack `score`, which is its confidence then, and `margin`."""
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
@@ -128,7 +128,7 @@ class Prediction:
             mask=mask,
             visibility=visibility,
             score=_probability(row, "score", visibility),
-            margin=_probability(row, "margin", visibility),
+            margin=_probability(row, "margin") if "margin" in row else None,
         )
 
 

@@ -29,15 +29,18 @@ model.segmenter model.losses
 model.objective
 model.checkpoint
 model.hub
-data.lzstring data.images
-data.annotations data.metrics data.videos
+model.captioner
+data.lzstring data.images data.phrases
+data.annotations data.metrics data.logistic data.videos
 data.captions
-data.pairs data.predictions data.submission
+data.pairs data.submission data.visibility
+data.predictions
 data.moments
 data.dataset
-jobs.train_state
-jobs.sample jobs.prepare jobs.train jobs.predict jobs.pack jobs.validate jobs.evaluate jobs.show
-jobs.demo
+jobs.train_state jobs.figures jobs.visibility_fit jobs.manifest
+jobs.sample jobs.prepare jobs.predict jobs.calibrate jobs.pack jobs.validate jobs.evaluate jobs.show
+jobs.caption jobs.train_log
+jobs.train jobs.demo
 cli.app
 cli.data cli.model cli.scores
 cli.tour

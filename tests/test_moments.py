@@ -61,7 +61,8 @@ def test_a_split_without_objects_is_refused(tmp_path):
 
 @pytest.fixture
 def few(monkeypatch):
-    """Two scenes of two moments before they come again."""
+    """Two scenes of two moments, which come twice."""
+    monkeypatch.setattr(DrawnMoments, "SHOWINGS", 2)
     monkeypatch.setattr(DrawnMoments, "TURN", 2)
     monkeypatch.setattr(DrawnMoments, "PER_SCENE", 2)
 

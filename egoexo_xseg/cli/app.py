@@ -46,6 +46,27 @@ class Lane(click.Command):
         self.params.append(VERBOSE)
 
 
+class CaptionsPath(click.Path):
+    """A file of captions, a folder of shards, or `none`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return None if value == "none" else super().convert(value, param, ctx)
+
+
+class Shard(click.ParamType):
+    """One part of n, written `i/n` with i from 1."""
+
+    name = "i/n"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        index, _, count = value.partition("/")
+        if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+            self.fail(f"{value!r} is not a shard: the second of eight is 2/8", param, ctx)
+        return int(index), int(count)
+
+
 class Street(click.Group):
     """A group whose errors are one line on standard error and exit code 1."""
 
@@ -102,7 +123,7 @@ def example(*lines: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Append an example to a command's help."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        text = inspect.cleandoc(command.__doc__ or "")
+        text = inspect.cleandoc(command.__doc__ or "")  # or its indentation would show
         command.__doc__ = f"{text}\n\n\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
         return command
 
@@ -125,6 +146,18 @@ def workers_option(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--workers", type=click.IntRange(1), metavar="N", help="Processes to use (default: all processors)."
     )(command)
+
+
+def shard_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--shard", type=Shard(), default="1/1", show_default=True, help="This part of the takes only.")(
+        command
+    )
+
+
+def captions_option(purpose: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`--captions none|PATH`; commands say what for."""
+    what = f"{purpose}: a file of xseg caption, or a folder with a file per shard."
+    return click.option("--captions", type=CaptionsPath(exists=True, path_type=Path), metavar="none|PATH", help=what)
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:

@@ -13,6 +13,7 @@ from egoexo_xseg.cli.app import (
     EXISTING_PATH,
     FILE,
     FOLDER,
+    captions_option,
     cli,
     example,
     fail,
@@ -97,6 +98,7 @@ def validate(submission: Path, annotations: Path, split: str | None, as_json: bo
 @split_option
 @click.option("--json", "json_path", type=FILE, help="Write the scores to this file.")
 @click.option("--per-sample", type=FILE, help="Write every sample's scores to this file (CSV).")
+@captions_option("Tables by what the captions say")
 @workers_option
 @example("xseg evaluate submission.json --annotations RAW/annotations/relations_val.json --json scores.json")
 def evaluate(
@@ -105,18 +107,21 @@ def evaluate(
     split: str | None,
     json_path: Path | None,
     per_sample: Path | None,
+    captions: Path | None,
     workers: int | None,
 ) -> None:
     """Compute the official scores of submissions.
 
     Equal to the official evaluator's values. Each SUBMISSION may hold one direction or both. Tables show the mean IoU
-    by object size, take and camera, with 95% intervals from drawing whole takes anew.
+    by object size, take and camera (and by what captions say), with 95% intervals from drawing whole takes anew.
     """
     from egoexo_xseg.data.annotations import open_annotations
+    from egoexo_xseg.data.captions import Captions
     from egoexo_xseg.jobs.evaluate import evaluate as run
     from egoexo_xseg.jobs.evaluate import write_samples, write_scores
 
     truth = open_annotations(annotations, split=split)
+    known = Captions.read(captions) if captions else None
     evaluation = run(submissions, truth, workers=workers)
     if json_path:
         write_scores(evaluation, json_path)
@@ -124,7 +129,7 @@ def evaluate(
         write_samples(evaluation, per_sample)
     print_scores(evaluation)
     for direction in evaluation.samples:
-        for name, groups in evaluation.tables(direction).items():
+        for name, groups in evaluation.tables(direction, known).items():
             rows = [(g.name, g.samples, f"{g.iou:.4f}", f"{g.low:.4f} - {g.high:.4f}") for g in groups]
             table(f"{direction.value} by {name}", (name, "samples", "IoU", "95% interval"), rows)
     report_faults(truth.faults, "masks of the annotations were skipped")
@@ -142,7 +147,11 @@ def print_scores(evaluation) -> None:
         "samples",
     )
     rows = [
-        (direction.value, *(f"{value:.4f}" for value in list(scores.to_json().values())[:-1]), scores.samples)
+        (
+            direction.value,
+            *("-" if value is None else f"{value:.4f}" for value in list(scores.to_json().values())[:-1]),
+            scores.samples,
+        )
         for direction, scores in evaluation.scores.items()
     ]
     table("Scores", columns, rows)
@@ -153,7 +162,7 @@ def print_scores(evaluation) -> None:
 @click.option("--data", type=EXISTING_FOLDER, required=True, help="Prepared takes.")
 @split_option
 @takes_option
-@click.option("--captions", type=EXISTING_FILE, help="Captions to print beside the objects.")
+@captions_option("Printed beside the objects")
 @click.option("--frame", type=int, help="Only this frame.")
 @click.option(
     "--which",

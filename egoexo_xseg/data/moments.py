@@ -121,7 +121,9 @@ class DrawnMoments:
     PER_SCENE = 4
     """Moments drawn of one scene; a new one costs as much as a picture."""
     TURN = 50
-    """Scenes that are drawn before they are shown again, for the second and last time, in the same order."""
+    """Scenes that are drawn before they are shown again, in the same order."""
+    SHOWINGS = 4
+    """How often each is shown: drawing costs a fifth of a step, and augmentation makes each showing another."""
 
     def __init__(self, config: TrainConfig, side: int, processes: int) -> None:
         self.config, self.side, self.processes = config, side, processes
@@ -132,7 +134,7 @@ class DrawnMoments:
         own, process = divmod(position, self.processes)
         both = self.config.direction == "both"
         views, way = divmod(own, 2) if both else (own, int(self.config.direction == Direction.EXO_EGO.value))
-        turn, within = divmod(views, 2 * self.TURN * self.PER_SCENE)
+        turn, within = divmod(views, self.SHOWINGS * self.TURN * self.PER_SCENE)
         scenes = (turn * self.processes + process) * self.TURN
         drawn = scenes * self.PER_SCENE + within % (self.TURN * self.PER_SCENE)
         if drawn not in self._drawn:

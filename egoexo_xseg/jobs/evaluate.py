@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from egoexo_xseg.data.annotations import Annotations, Fault, Take, UnreadTake
+from egoexo_xseg.data.captions import Captions
 from egoexo_xseg.data.metrics import (
     CONFIDENCE_THRESHOLD,
     BoxedMask,
@@ -23,6 +24,7 @@ from egoexo_xseg.data.metrics import (
     score_masks,
 )
 from egoexo_xseg.data.pairs import iter_pairs
+from egoexo_xseg.data.phrases import FALLBACK, names_colour
 from egoexo_xseg.data.submission import pair_key, read_submission, written_whole
 from egoexo_xseg.errors import MaskError, SubmissionError
 from egoexo_xseg.masks import Rle, rle_area
@@ -42,6 +44,8 @@ SIZES = (
     (1.0, "> 5%"),
 )
 """Upper bounds of the groups by the object's share of the image."""
+
+WORDS = ("1", "2", "3", "4 or more")
 
 RESAMPLES = 1000
 
@@ -76,8 +80,10 @@ class Scores:
     existence_accuracy: float
     samples: int
 
-    def to_json(self) -> dict[str, float | int]:
-        return {entry.name: getattr(self, entry.name) for entry in fields(self)}
+    def to_json(self) -> dict[str, float | int | None]:
+        """By name; what is undefined (no absent object, none visible) is None."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {name: None if value != value else value for name, value in values.items()}
 
 
 @dataclass(frozen=True)
@@ -101,17 +107,18 @@ class Evaluation:
     def scores(self) -> dict[Direction, Scores]:
         return {direction: summarise(samples) for direction, samples in self.samples.items()}
 
-    def to_json(self) -> dict[str, dict[str, float | int]]:
+    def to_json(self) -> dict[str, dict[str, float | int | None]]:
         return {direction.value: scores.to_json() for direction, scores in self.scores.items()}
 
-    def tables(self, direction: Direction) -> dict[str, list[GroupRow]]:
-        """IoU of visible objects by their size, by take and by camera."""
+    def tables(self, direction: Direction, captions: Captions | None = None) -> dict[str, list[GroupRow]]:
+        """IoU of visible objects by their size, by take, by camera, and by what is said of them."""
         samples = [sample for sample in self.samples[direction] if sample.visible]
-        return {
+        tables = {
             "object size": group(samples, lambda sample: _size_name(sample.area_share), [name for _, name in SIZES]),
             "take": group(samples, lambda sample: sample.take_uid),
             "target camera": group(samples, lambda sample: sample.target_camera),
         }
+        return tables | (_caption_tables(samples, captions) if captions is not None else {})
 
 
 def evaluate(submissions: Sequence[Path], annotations: Annotations, *, workers: int | None = None) -> Evaluation:
@@ -257,6 +264,36 @@ def _row(name: str, samples: Sequence[ScoredSample]) -> GroupRow:
     return GroupRow(name, len(samples), float(sums.sum() / counts.sum()), float(low), float(high))
 
 
+def _caption_tables(samples: Sequence[ScoredSample], captions: Captions) -> dict[str, list[GroupRow]]:
+    """By properties of the caption that an object has in its query view."""
+    owners: dict[tuple[str, str, str], set[str]] = {}
+    for (take_uid, object_id, camera, _), text in captions.items():
+        owners.setdefault((take_uid, camera, text), set()).add(object_id)
+
+    def by(name_of: Callable[[ScoredSample, str], str], *names: str) -> list[GroupRow]:
+        def name(sample: ScoredSample) -> str:
+            text = captions.of(sample.take_uid, sample.object_id, sample.query_camera, sample.frame)
+            return "no caption" if text is None else name_of(sample, text)
+
+        return group(samples, name, [*names, "no caption"])
+
+    def is_shared(sample: ScoredSample, text: str) -> bool:
+        return bool(owners[sample.take_uid, sample.query_camera, text] - {sample.object_id})
+
+    return {
+        "words of the caption": by(lambda _, text: WORDS[min(len(text.split()), len(WORDS)) - 1], *WORDS),
+        "colour in the caption": by(
+            lambda _, text: "a colour" if names_colour(text) else "no colour", "a colour", "no colour"
+        ),
+        "caption among the take's objects": by(
+            lambda sample, text: "shared" if is_shared(sample, text) else "unique", "unique", "shared"
+        ),
+        "what the caption names": by(
+            lambda _, text: "nothing (fallback)" if text == FALLBACK else "something", "something", "nothing (fallback)"
+        ),
+    }
+
+
 def _size_name(share: float | None) -> str:
     return next(name for bound, name in SIZES if share is not None and share <= bound)
 
@@ -273,10 +310,6 @@ def write_samples(evaluation: Evaluation, path: Path) -> None:
 
 
 def write_scores(evaluation: Evaluation, path: Path) -> None:
-    """The scores by direction; what is undefined (no absent object, none visible) is null."""
-    values = {
-        direction: {name: None if value != value else value for name, value in scores.items()}
-        for direction, scores in evaluation.to_json().items()
-    }
+    """The scores by direction as JSON."""
     with written_whole(path) as file:
-        file.write(json.dumps(values, indent=1) + "\n")
+        file.write(json.dumps(evaluation.to_json(), indent=1) + "\n")

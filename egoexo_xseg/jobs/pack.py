@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 
 from egoexo_xseg import __version__
-from egoexo_xseg.data.annotations import Annotations, read_json
+from egoexo_xseg.data.annotations import Annotations
 from egoexo_xseg.data.pairs import required_keys
 from egoexo_xseg.data.predictions import predicted_directions, read_take_predictions
 from egoexo_xseg.data.submission import Answers, SubmissionWriter, written_whole
 from egoexo_xseg.errors import SubmissionError
+from egoexo_xseg.jobs.manifest import MANIFEST, read_manifest
 from egoexo_xseg.masks import Rle, mask_to_rle, scored_hw
 from egoexo_xseg.progress import track
 from egoexo_xseg.records import Direction, Prediction
@@ -66,7 +67,7 @@ def pack(
             f"{count} takes of the split are not prepared: {names}", where=annotations.source, remedy=remedy
         )
     summary = PackSummary(out, left_out=[*absent, *(f"take {uid}" for uid in annotations.unprepared)])
-    sources = {direction.value: _read_manifest(predictions / direction.value) for direction in found}
+    sources = {direction.value: read_manifest(predictions / direction.value / MANIFEST) or None for direction in found}
     with written_whole(out) as file:
         writer = SubmissionWriter(file)
         for direction in found:
@@ -143,11 +144,6 @@ def _center_pixel(hw: tuple[int, int]) -> Rle:
     mask = np.zeros(hw, bool)
     mask[hw[0] // 2, hw[1] // 2] = True
     return mask_to_rle(mask)
-
-
-def _read_manifest(folder: Path) -> dict[str, Any] | None:
-    path = folder / "manifest.json"
-    return read_json(path) if path.is_file() else None
 
 
 def _manifest(sources: dict[str, Any], summary: PackSummary, fill: str) -> dict[str, Any]:

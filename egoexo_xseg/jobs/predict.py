@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,14 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 
-from egoexo_xseg import __version__
 from egoexo_xseg.data.annotations import Take, open_annotations
 from egoexo_xseg.data.captions import Captions
 from egoexo_xseg.data.dataset import PairReader
 from egoexo_xseg.data.pairs import iter_pairs
+from egoexo_xseg.data.submission import written_whole
+from egoexo_xseg.data.visibility import VisibilityMap, checkpoint_map
 from egoexo_xseg.errors import PredictionError, XsegError
+from egoexo_xseg.jobs.manifest import settle_folder, versions
 from egoexo_xseg.masks import mask_to_rle, scored_hw
 from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint
 from egoexo_xseg.model.hub import default_model, resolve_model
@@ -42,7 +39,8 @@ class PredictOptions:
     model: str | None = None  # the released checkpoint of the direction
     split: str | None = None
     takes: tuple[str, ...] = ()
-    captions: Path | None = None
+    captions: Path | None = None  # a file, or a folder of shards
+    shuffle_captions: int | None = None  # a seed: each object gets another one's caption, for control
     device: str | None = None  # a GPU if there is one
     dtype: str | None = None  # bfloat16 on a GPU, float32 elsewhere
     batch_size: int = 4
@@ -86,17 +84,19 @@ def predict(options: PredictOptions) -> PredictSummary:
     dtype = options.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
     options = replace(options, device=device, dtype=dtype, model=options.model or default_model(options.direction))
     annotations = open_annotations(options.data, split=options.split, takes=options.takes)
-    captions = Captions.read(options.captions) if options.captions else None
+    captions = _open_captions(options)
     index, count = options.shard
     uids = annotations.take_uids[index - 1 :: count]
 
     summary = PredictSummary(options.out / options.direction.value)
     checkpoint = resolve_model(options.model)
-    _settle(summary.folder, _manifest(options, checkpoint))
+    model = checkpoint_hash(checkpoint)
+    calibration = checkpoint_map(checkpoint, model, options.direction)
+    settle_folder(summary.folder, _manifest(options, model, calibration, captions))
     open_uids = [uid for uid in uids if not _is_done(summary.folder, uid)]
     summary.already = len(uids) - len(open_uids)
     if open_uids:
-        predictor = Predictor(options, checkpoint)
+        predictor = Predictor(options, checkpoint, calibration)
         for uid in track(open_uids, f"Predicting {options.direction.value}", total=len(open_uids)):
             take = annotations.load(uid)
             summary.predictions += predictor.write_take(take, captions, summary)
@@ -108,8 +108,8 @@ def predict(options: PredictOptions) -> PredictSummary:
 class Predictor:
     """A loaded model and its reader, for one take after the other."""
 
-    def __init__(self, options: PredictOptions, checkpoint: Path) -> None:
-        self.options = options
+    def __init__(self, options: PredictOptions, checkpoint: Path, calibration: VisibilityMap | None) -> None:
+        self.options, self.calibration = options, calibration
         self.segmenter, prompts = load_checkpoint(checkpoint, device=options.device, dtype=DTYPES[options.dtype])
         config = self.segmenter.config
         self.reader = PairReader(prompts, config.image_size, config.pad_value)
@@ -122,7 +122,8 @@ class Predictor:
         notes = path.with_suffix(".faults.txt")
         if faults:
             notes.write_text("".join(f"{fault}\n" for fault in faults), "utf-8")
-        _write(path, "".join(lines))
+        with written_whole(path) as file:
+            file.writelines(lines)
         if not faults:
             notes.unlink(missing_ok=True)
         summary.faults += faults
@@ -153,9 +154,9 @@ class Predictor:
     def _answer(self, batch: Sequence[tuple[Pair, Sample]], faults: list[str]) -> Iterator[Prediction]:
         """Predictions of a batch; what does not fit into memory is tried again record by record."""
         try:
-            answers = list(answer_pairs(self.segmenter, batch))
+            answers = list(answer_pairs(self.segmenter, batch, self.calibration))
         except (RuntimeError, MemoryError) as fault:
-            if not _is_out_of_memory(fault):
+            if not is_out_of_memory(fault):
                 raise
             if len(batch) > 1:
                 for single in batch:
@@ -166,13 +167,15 @@ class Predictor:
         yield from answers
 
 
-def _is_out_of_memory(fault: Exception) -> bool:
+def is_out_of_memory(fault: Exception) -> bool:
     """On a GPU torch has a type for it, on a CPU only words."""
     return isinstance(fault, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(fault)
 
 
-def answer_pairs(segmenter: CrossViewSegmenter, batch: Sequence[tuple[Pair, Sample]]) -> Iterator[Prediction]:
-    """Masks at the size that the scorer demands; the chosen proposal's score stands for the object's visibility."""
+def answer_pairs(
+    segmenter: CrossViewSegmenter, batch: Sequence[tuple[Pair, Sample]], calibration: VisibilityMap | None = None
+) -> Iterator[Prediction]:
+    """Masks at the size that the scorer demands; uncalibrated, the proposal's score stands for the visibility."""
     sizes = [scored_hw(pair.target_hw) for pair, _ in batch]
     answers = segmenter.segment(collate([sample for _, sample in batch]).to(segmenter.device), sizes)
     for (pair, _), answer in zip(batch, answers, strict=True):
@@ -180,7 +183,7 @@ def answer_pairs(segmenter: CrossViewSegmenter, batch: Sequence[tuple[Pair, Samp
         for entry, mask, score, margin in zip(
             pair.objects, masks, answer.scores.tolist(), answer.margins.tolist(), strict=True
         ):
-            yield Prediction(
+            prediction = Prediction(
                 take_uid=pair.take_uid,
                 object_id=entry.object_id,
                 query_camera=pair.query_camera,
@@ -191,6 +194,7 @@ def answer_pairs(segmenter: CrossViewSegmenter, batch: Sequence[tuple[Pair, Samp
                 score=min(max(score, 0.0), 1.0),
                 margin=margin,
             )
+            yield calibration.apply(prediction, entry.query_mask) if calibration else prediction
 
 
 def _iter_small(pairs: Iterator[Pair], most: int) -> Iterator[Pair]:
@@ -204,50 +208,34 @@ def _is_done(folder: Path, uid: str) -> bool:
     return (folder / f"{uid}.jsonl").is_file() and not (folder / f"{uid}.faults.txt").exists()
 
 
-def _manifest(options: PredictOptions, checkpoint: Path) -> dict[str, Any]:
+def _open_captions(options: PredictOptions) -> Captions | None:
+    if options.captions is None:
+        if options.shuffle_captions is not None:
+            raise PredictionError("no captions to shuffle", remedy="Give --captions FILE")
+        return None
+    captions = Captions.read(options.captions)
+    return captions if options.shuffle_captions is None else captions.shuffled(options.shuffle_captions)
+
+
+def _manifest(
+    options: PredictOptions, model: str, calibration: VisibilityMap | None, captions: Captions | None
+) -> dict[str, Any]:
     """What made the folder; `identity` must be the same for all of it."""
-    captions = options.captions
     return {
         "identity": {
-            "model": checkpoint_hash(checkpoint),
-            "captions": hashlib.sha256(captions.read_bytes()).hexdigest() if captions else None,
+            "model": model,
+            "calibration": calibration.digest if calibration else None,
+            "captions": captions.hash if captions else None,
+            "shuffle_captions": options.shuffle_captions,
             "dtype": options.dtype,
             "direction": options.direction.value,
         },
         "model": str(options.model),
-        "captions": str(captions) if captions else None,
+        "captions": str(options.captions) if options.captions else None,
         "data": str(options.data),
         "split": options.split,
         "batch_size": options.batch_size,
         "device": options.device,
         "threads": torch.get_num_threads(),
-        "versions": {
-            "xseg": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
+        "versions": versions(),
     }
-
-
-def _settle(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write the manifest, or make sure that the one in place names the same model, captions and precision."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "manifest.json"
-    if path.is_file():
-        try:
-            before = json.loads(path.read_bytes()).get("identity", {})
-        except (ValueError, AttributeError, RecursionError):
-            raise PredictionError("not readable as a manifest", where=path, remedy="Choose another --out") from None
-        other = [name for name, value in manifest["identity"].items() if before.get(name) != value]
-        if other:
-            problem = f"this folder holds predictions made with another {' and '.join(other)}"
-            raise PredictionError(problem, where=folder, remedy="Choose another --out, or delete it")
-        return
-    _write(path, json.dumps(manifest, indent=1) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, "utf-8")
-    os.replace(partial, path)

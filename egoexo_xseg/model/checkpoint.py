@@ -21,7 +21,7 @@ from transformers.initialization import no_init_weights
 
 from egoexo_xseg.errors import CheckpointError, XsegError
 from egoexo_xseg.model.configuration import CrossViewConfig
-from egoexo_xseg.model.prompts import PromptBuilder, byte_tokenizer
+from egoexo_xseg.model.prompts import PromptBuilder, byte_tokenizer, word_tokenizer
 from egoexo_xseg.model.released import from_released, is_dead
 from egoexo_xseg.model.segmenter import CrossViewSegmenter
 from egoexo_xseg.progress import detail
@@ -58,7 +58,7 @@ def load_checkpoint(
     """
     files = weight_files(folder)
     shapes = {name: tensor for path in files for name, tensor in _iter_weights(path, headers_only=True)}
-    config, released = _read_config(folder, shapes)
+    config, released = _read_config(folder / "config.json", shapes)
     dead = [name for name in shapes if released and is_dead(name)]
     if dead:
         detail(f"{folder}: weights that play no part are dropped: {_listed(dead)}")
@@ -151,17 +151,26 @@ def save_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def new_checkpoint(folder: Path, config: CrossViewConfig, seed: int) -> None:
-    """Write an untrained model with the byte tokenizer; the same seed gives the same weights."""
+def new_checkpoint(folder: Path, config: CrossViewConfig, seed: int, words: Sequence[str] = ()) -> None:
+    """Write an untrained model, the same for the same seed; it reads bytes, or whole `words` where some are given."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         segmenter = CrossViewSegmenter(config)
     config.untrained = True
-    save_checkpoint(segmenter, PromptBuilder(byte_tokenizer()), folder)
+    tokenizer = word_tokenizer(words) if words else byte_tokenizer()
+    save_checkpoint(segmenter, PromptBuilder(tokenizer), folder)
+
+
+def read_shape(path: Path) -> CrossViewConfig:
+    """The configuration in a `config.json` of ours that stands by itself."""
+    return _read_config(path, {})[0]
 
 
 def checkpoint_hash(folder: Path) -> str:
-    """SHA-256 over everything in the folder that decides an answer: weights, configuration, tokenizer."""
+    """SHA-256 over everything in the folder that decides a mask: weights, configuration, tokenizer.
+
+    Not over a calibration of visibility, which names the checkpoint that it is for by this hash.
+    """
     digest = hashlib.sha256()
     words = [folder / name for name in ("config.json", *WORDS) if (folder / name).is_file()]
     for path in sorted([*weight_files(folder), *words]):
@@ -211,9 +220,8 @@ def _iter_weights(path: Path, headers_only: bool = False) -> Iterator[tuple[str,
         yield str(name), tensor.to("meta") if headers_only else tensor
 
 
-def _read_config(folder: Path, shapes: Mapping[str, Tensor]) -> tuple[CrossViewConfig, bool]:
+def _read_config(path: Path, shapes: Mapping[str, Tensor]) -> tuple[CrossViewConfig, bool]:
     """The configuration, and whether the weights bear the released names."""
-    path = folder / "config.json"
     values = _read_json(path)
     kind = values.get("model_type")
     try:
@@ -221,7 +229,7 @@ def _read_config(folder: Path, shapes: Mapping[str, Tensor]) -> tuple[CrossViewC
             return CrossViewConfig.from_dict(values), False
         if kind == RELEASED_TYPE:
             if VOCABULARY not in shapes:
-                raise CheckpointError(f"the weights do not fit the model; missing: {VOCABULARY}", where=folder)
+                raise CheckpointError(f"the weights do not fit the model; missing: {VOCABULARY}", where=path.parent)
             return CrossViewConfig.from_released(values, vocab_size=len(shapes[VOCABULARY])), True
     except XsegError:
         raise

@@ -17,7 +17,7 @@ REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 # Weights as safetensors only: nothing downloaded is ever unpickled.
 WANTED = ("*.safetensors", "*.safetensors.index.json", "config.json", "tokenizer.json", "vocab.json", "merges.txt")
-WANTED += ("added_tokens.json",)
+WANTED += ("added_tokens.json", "calibration.json")
 
 
 def default_model(direction: Direction) -> str:
