@@ -176,9 +176,9 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) 
         drawn.add_column(column, justify="right" if figures else "left", no_wrap=True)
     for line in lines:
         drawn.add_row(*line)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=200)
+        console = Console(highlight=False, markup=False, width=200)
     console.print(drawn)
 
 
