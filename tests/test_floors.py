@@ -28,6 +28,7 @@ model.segmenter model.losses
 model.objective
 model.checkpoint
 model.hub
+model.captioner
 data.lzstring data.images
 data.annotations data.metrics
 data.captions
