@@ -11,10 +11,11 @@ from egoexo_xseg.data.annotations import open_annotations
 from egoexo_xseg.errors import CheckpointError, SubmissionError
 from egoexo_xseg.jobs.evaluate import Evaluation, evaluate, write_scores
 from egoexo_xseg.jobs.pack import pack
+from egoexo_xseg.jobs.pictures import contact_sheet
 from egoexo_xseg.jobs.predict import PredictOptions, predict
 from egoexo_xseg.jobs.prepare import prepare
 from egoexo_xseg.jobs.sample import write_sample
-from egoexo_xseg.jobs.show import Answerer, choose, contact_sheet, iter_shown, show
+from egoexo_xseg.jobs.show import Answerer, choose, load_shown, show
 from egoexo_xseg.jobs.validate import validate
 from egoexo_xseg.records import Direction
 
@@ -63,9 +64,10 @@ def demo(folder: Path, say: Callable[[str], object], model: Path = MODEL) -> Dem
     evaluation = evaluate([submission], open_annotations(annotations))
     write_scores(evaluation, folder / "scores.json")
     say(f"xseg show {predictions} --data {data} --split {SPLIT} --out {folder / 'pictures'}")
-    records = list(iter_shown(Answerer(predictions), open_annotations(data, split=SPLIT)))
-    show(choose(records, 8, "spread"), folder / "pictures")
-    contact_sheet(choose(records, 4, "spread"), folder / "overview.png")
+    answers, prepared = Answerer(predictions), open_annotations(data, split=SPLIT)
+    records = load_shown(choose(answers, prepared, 8, "spread"), answers, prepared)
+    show(records, folder / "pictures")
+    contact_sheet(records[::2], folder / "overview.png")
     places = [
         ("raw/", "recordings in the layout of the release: videos, takes.json, annotations"),
         ("data/", "prepared takes: one JPEG a second and camera, annotation.json"),
