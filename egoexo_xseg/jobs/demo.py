@@ -59,7 +59,8 @@ def demo(folder: Path, say: Callable[[str], object], model: Path = MODEL) -> Dem
     say(f"xseg validate {submission} --annotations {annotations}")
     report = validate(submission, open_annotations(annotations))
     if not report.valid:
-        raise SubmissionError(str(report.findings[0]), where=submission)
+        fault = next(finding for finding in report.findings if finding.severity == "error")
+        raise SubmissionError(str(fault), where=submission)
     say(f"xseg evaluate {submission} --annotations {annotations} --json {folder / 'scores.json'}")
     evaluation = evaluate([submission], open_annotations(annotations))
     write_scores(evaluation, folder / "scores.json")
@@ -67,7 +68,8 @@ def demo(folder: Path, say: Callable[[str], object], model: Path = MODEL) -> Dem
     answers, prepared = Answerer(predictions), open_annotations(data, split=SPLIT)
     records = load_shown(choose(answers, prepared, 8, "spread"), answers, prepared)
     show(records, folder / "pictures")
-    contact_sheet(records[::2], folder / "overview.png")
+    both = [[record for record in records if record.direction is direction][:2] for direction in Direction]
+    contact_sheet([record for own in both for record in own], folder / "overview.png")
     places = [
         ("raw/", "recordings in the layout of the release: videos, takes.json, annotations"),
         ("data/", "prepared takes: one JPEG a second and camera, annotation.json"),
@@ -75,7 +77,7 @@ def demo(folder: Path, say: Callable[[str], object], model: Path = MODEL) -> Dem
         ("submission.json", f"the challenge's file: {sum(report.predictions.values())} predictions, valid"),
         ("scores.json", "the official scores"),
         ("pictures/", "query, prediction and ground truth side by side"),
-        ("overview.png", "four of them in one picture"),
+        ("overview.png", "two of each direction in one picture"),
     ]
     untrained = bool(json.loads((model / "config.json").read_bytes()).get("untrained"))
     return DemoResult(evaluation, places, untrained)
