@@ -37,7 +37,7 @@ data.pairs data.submission data.visibility
 data.predictions
 data.moments
 data.dataset
-jobs.train_state jobs.figures jobs.visibility_fit jobs.manifest
+jobs.train_state jobs.figures jobs.visibility_fit jobs.manifest jobs.pictures
 jobs.sample jobs.prepare jobs.predict jobs.calibrate jobs.pack jobs.validate jobs.evaluate jobs.show
 jobs.caption jobs.train_log jobs.charts
 jobs.train jobs.demo jobs.analyze

@@ -196,7 +196,7 @@ def test_a_batch_that_is_too_large_is_tried_in_parts(options, monkeypatch):
 
 
 def test_other_faults_of_the_model_are_not_hidden(options, monkeypatch):
-    def answer(segmenter, batch, calibration):
+    def answer(*_args):
         raise RuntimeError("shapes do not match")
 
     monkeypatch.setattr(job, "answer_pairs", answer)

@@ -188,14 +188,11 @@ def show(
     """Draw query, prediction and ground truth side by side."""
     from egoexo_xseg.data.annotations import open_annotations
     from egoexo_xseg.data.captions import Captions
-    from egoexo_xseg.jobs.show import Answerer, choose, iter_shown
+    from egoexo_xseg.jobs.show import Answerer, choose, load_shown
     from egoexo_xseg.jobs.show import show as run
 
-    records = iter_shown(
-        Answerer(source),
-        open_annotations(data, split=split, takes=takes),
-        Captions.read(captions) if captions else None,
-    )
-    found = [record for record in records if frame is None or record.pair.frame == frame]
-    for path in run(choose(found, count, which), out):
+    answers, annotations = Answerer(source), open_annotations(data, split=split, takes=takes)
+    places = choose(answers, annotations, count, which, frame)
+    known = Captions.read(captions) if captions else None
+    for path in run(load_shown(places, answers, annotations, known), out):
         click.echo(path)

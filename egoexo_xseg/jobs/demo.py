@@ -13,10 +13,11 @@ from egoexo_xseg.errors import CheckpointError, SubmissionError
 from egoexo_xseg.jobs.caption import CaptionOptions, caption
 from egoexo_xseg.jobs.evaluate import Evaluation, evaluate, write_scores
 from egoexo_xseg.jobs.pack import pack
+from egoexo_xseg.jobs.pictures import contact_sheet
 from egoexo_xseg.jobs.predict import PredictOptions, predict
 from egoexo_xseg.jobs.prepare import prepare
 from egoexo_xseg.jobs.sample import write_sample
-from egoexo_xseg.jobs.show import Answerer, choose, contact_sheet, iter_shown, show
+from egoexo_xseg.jobs.show import Answerer, choose, load_shown, show
 from egoexo_xseg.jobs.validate import validate
 from egoexo_xseg.records import Direction
 
@@ -65,14 +66,17 @@ def demo(folder: Path, say: Callable[[str], object], weights: Path = WEIGHTS) ->
     say(f"xseg validate {submission} --annotations {annotations}")
     report = validate(submission, open_annotations(annotations))
     if not report.valid:
-        raise SubmissionError(str(report.findings[0]), where=submission)
+        fault = next(finding for finding in report.findings if finding.severity == "error")
+        raise SubmissionError(str(fault), where=submission)
     say(f"xseg evaluate {submission} --annotations {annotations} --json {folder / 'scores.json'}")
     evaluation = evaluate([submission], open_annotations(annotations))
     write_scores(evaluation, folder / "scores.json")
     say(f"xseg show {predictions} --data {data} --split {SPLIT} --captions {captions} --out {folder / 'pictures'}")
-    records = list(iter_shown(Answerer(predictions), open_annotations(data, split=SPLIT), Captions.read(captions)))
-    show(choose(records, 8, "spread"), folder / "pictures")
-    contact_sheet(choose(records, 4, "spread"), folder / "overview.png")
+    answers, prepared = Answerer(predictions), open_annotations(data, split=SPLIT)
+    records = load_shown(choose(answers, prepared, 8, "spread"), answers, prepared, Captions.read(captions))
+    show(records, folder / "pictures")
+    both = [[record for record in records if record.direction is direction][:2] for direction in Direction]
+    contact_sheet([record for own in both for record in own], folder / "overview.png")
     places = [
         ("raw/", "recordings in the layout of the release: videos, takes.json, annotations"),
         ("data/", "prepared takes: one JPEG a second and camera, annotation.json"),
@@ -81,7 +85,7 @@ def demo(folder: Path, say: Callable[[str], object], weights: Path = WEIGHTS) ->
         ("submission.json", f"the challenge's file: {sum(report.predictions.values())} predictions, valid"),
         ("scores.json", "the official scores"),
         ("pictures/", "query, prediction and ground truth side by side"),
-        ("overview.png", "four of them in one picture"),
+        ("overview.png", "two of each direction in one picture"),
     ]
     untrained = bool(json.loads((model / "config.json").read_bytes()).get("untrained"))
     return DemoResult(evaluation, places, untrained)
