@@ -34,10 +34,11 @@ data.captions
 data.pairs data.predictions data.submission
 data.moments
 data.dataset
-jobs.train_state
+jobs.train_state jobs.manifest
 jobs.sample jobs.prepare jobs.train jobs.predict jobs.pack jobs.validate jobs.evaluate jobs.show
 jobs.charts jobs.demo
 jobs.analyze
+jobs.embeddings
 jobs.analyze_text jobs.analyze_alignment jobs.analyze_fusion
 cli.app
 cli.data cli.model cli.scores cli.analysis

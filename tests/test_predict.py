@@ -173,8 +173,8 @@ def test_killed_in_the_middle_and_started_again(options, tmp_path):
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom egoexo_xseg.jobs import predict as job\n"
         "from egoexo_xseg.records import Direction\n"
-        "write = job._write\n"
-        "job._write = lambda path, text: (write(path, text), 'take-a' in path.name and time.sleep(60))\n"
+        "write = job.Predictor.write_take\n"
+        "job.Predictor.write_take = lambda self, take, *rest: (write(self, take, *rest), time.sleep(60))[0]\n"
         f"job.predict(job.PredictOptions(Path({str(options.data)!r}), Path({str(options.out)!r}), "
         f"Direction.EGO_EXO, {options.model!r}, device='cpu'))"
     )

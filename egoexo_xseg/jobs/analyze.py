@@ -22,7 +22,8 @@ from egoexo_xseg.data.submission import pair_key, written_whole
 from egoexo_xseg.errors import XsegError
 from egoexo_xseg.jobs.charts import write_figure
 from egoexo_xseg.jobs.evaluate import iter_scored, resample
-from egoexo_xseg.jobs.predict import PredictOptions, Predictor, settle, to_predictions, versions
+from egoexo_xseg.jobs.manifest import check_manifest, versions, write_manifest
+from egoexo_xseg.jobs.predict import PredictOptions, Predictor, to_predictions
 from egoexo_xseg.masks import scored_hw
 from egoexo_xseg.model.checkpoint import checkpoint_hash
 from egoexo_xseg.model.hub import resolve_model
@@ -186,7 +187,9 @@ class Study:
             "threads": torch.get_num_threads(),
             "versions": versions(),
         }
-        settle(options.out, manifest, holds="results")
+        path = options.out / "manifest.json"
+        check_manifest(path, manifest["identity"], where=options.out, holds="this folder holds results")
+        write_manifest(path, manifest)
 
     @torch.inference_mode()
     def measure(self, function: Measure, name: str = "answers") -> dict[Direction, Columns]:
@@ -316,13 +319,18 @@ def intervals_note(take_uids: np.ndarray) -> str:
 
 
 def write_results(
-    out: Path, name: str, header: Sequence[str], rows: Iterable[Sequence[object]], text: str, figure: Figure
+    out: Path,
+    name: str,
+    table: tuple[Sequence[str], Iterable[Sequence[object]]],
+    text: str,
+    draw: Callable[[], Figure],
 ) -> None:
-    """`NAME.csv`, `NAME.md` and `NAME.png`."""
+    """`NAME.csv` of a header and rows, `NAME.md`, and `NAME.png`."""
+    header, rows = table
     with written_whole(out / f"{name}.csv") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
     with written_whole(out / f"{name}.md") as file:
         file.write(text)
-    write_figure(figure, out / f"{name}.png")
+    write_figure(draw, out / f"{name}.png")

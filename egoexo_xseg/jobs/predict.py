@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 
-from egoexo_xseg import __version__
 from egoexo_xseg.data.annotations import Take, open_annotations
 from egoexo_xseg.data.captions import Captions
 from egoexo_xseg.data.dataset import PairReader
 from egoexo_xseg.data.pairs import iter_pairs
+from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.errors import PredictionError, XsegError
+from egoexo_xseg.jobs.manifest import check_manifest, versions, write_manifest
 from egoexo_xseg.masks import mask_to_rle, scored_hw
 from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint
 from egoexo_xseg.model.hub import default_model, resolve_model
@@ -96,7 +93,11 @@ def predict(options: PredictOptions) -> PredictSummary:
 
     summary = PredictSummary(options.out / options.direction.value)
     checkpoint = resolve_model(options.model)
-    settle(summary.folder, _manifest(options, checkpoint))
+    manifest = _manifest(options, checkpoint)
+    beside = summary.folder / "manifest.json"
+    check_manifest(beside, manifest["identity"], where=summary.folder, holds="this folder holds predictions")
+    if not beside.is_file():
+        write_manifest(beside, manifest)
     open_uids = [uid for uid in uids if not _is_done(summary.folder, uid)]
     summary.already = len(uids) - len(open_uids)
     if open_uids:
@@ -126,7 +127,8 @@ class Predictor:
         notes = path.with_suffix(".faults.txt")
         if faults:
             notes.write_text("".join(f"{fault}\n" for fault in faults), "utf-8")
-        _write(path, "".join(lines))
+        with written_whole(path) as file:
+            file.writelines(lines)
         if not faults:
             notes.unlink(missing_ok=True)
         summary.faults += faults
@@ -234,36 +236,3 @@ def _manifest(options: PredictOptions, checkpoint: Path) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }
-
-
-def versions() -> dict[str, str]:
-    """Of what decides a model's answers."""
-    return {
-        "xseg": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
-
-
-def settle(folder: Path, manifest: dict[str, Any], holds: str = "predictions") -> None:
-    """Write the manifest, or make sure that the one in place has the same `identity`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "manifest.json"
-    if path.is_file():
-        try:
-            before = json.loads(path.read_bytes()).get("identity", {})
-        except (ValueError, AttributeError, RecursionError):
-            raise PredictionError("not readable as a manifest", where=path, remedy="Choose another --out") from None
-        other = [name for name, value in manifest["identity"].items() if before.get(name) != value]
-        if other:
-            problem = f"this folder holds {holds} made with another {' and '.join(other)}"
-            raise PredictionError(problem, where=folder, remedy="Choose another --out, or delete it")
-        return
-    _write(path, json.dumps(manifest, indent=1) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text, "utf-8")
-    os.replace(partial, path)
