@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,51 +14,16 @@ from conftest import EGO
 
 from egoexo_xseg.jobs.analyze import Study
 from egoexo_xseg.jobs.analyze_alignment import (
-    MOMENTS,
-    Views,
+    _draw,
     _measure,
     analyze_alignment,
-    choose_shown,
-    compare,
-    compare_in_pairs,
+    choose_moments,
+    choose_objects,
     flatten,
 )
+from egoexo_xseg.jobs.charts import write_figure
+from egoexo_xseg.jobs.embeddings import Aligned, Views, compare, compare_in_pairs
 from egoexo_xseg.records import Direction
-
-
-def views(query, target, objects=None, pairs=None, takes=None) -> Views:
-    """Embeddings of one number each."""
-    count = len(query)
-    objects = np.arange(count) if objects is None else np.array(objects)
-    pairs = np.zeros(count, int) if pairs is None else np.array(pairs)
-    takes = np.array(["take"] * count if takes is None else takes)
-    sides = (np.array(side, float)[:, None] for side in (query, target))
-    return Views(takes, objects.astype(str), objects, pairs, *sides)
-
-
-def test_distances_and_ranks():
-    near = compare(views([0, 10, 20], [1, 9, 3]))
-    assert near.same.tolist() == [1, 1, 17]
-    assert near.different.tolist() == [6, 8, 15]
-    assert near.rank.tolist() == [1, 1, 2] and near.chance.tolist() == [1 / 3] * 3
-
-
-def test_the_same_object_at_other_moments_is_no_candidate():
-    near = compare(views([0, 0, 5], [4, 0, 1], objects=[7, 7, 8]))
-    assert near.rank.tolist() == [2, 1, 2]
-    assert near.chance.tolist() == [1 / 2, 1 / 2, 1 / 3] and near.different.tolist() == [1, 1, 3]
-
-
-def test_a_collapsed_model_is_no_better_than_chance():
-    near = compare(views([3] * 5, [3] * 5))
-    assert near.rank.tolist() == [3] * 5 and near.same.tolist() == near.different.tolist() == [0] * 5
-
-
-def test_pairs_of_views_are_worlds_of_their_own():
-    found = views([0, 10, 0, 10, 50], [1, 9, 9, 1, 0], objects=[0, 1, 0, 1, 2], pairs=[4, 4, 2, 2, 7])
-    near = compare_in_pairs(found)
-    assert near.rank.tolist() == [1, 1, 2, 2, 1] and near.same.tolist() == [1, 1, 9, 9, 50]
-    assert near.different[:4].tolist() == [9, 9, 1, 1] and np.isnan(near.different[4]) and near.chance[4] == 1
 
 
 def test_the_plane_of_points_on_a_line():
@@ -68,10 +34,26 @@ def test_the_plane_of_points_on_a_line():
     assert (flatten(points)[0] == flat).all() and flatten(np.ones((3, 4)))[1] == 0
 
 
+def views(object_ids: list[str], take_uids: list[str]) -> Views:
+    count = np.arange(len(object_ids))
+    sides = np.random.default_rng(0).random((2, len(count), 3))
+    return Views(np.array(take_uids), np.array(object_ids), count, count, *sides)
+
+
 def test_a_picture_shows_the_fullest_take():
-    objects = [0] * 20 + [1] * 3 + [2] * 9
-    shown = choose_shown(views(range(32), range(32), objects=objects, takes=["a"] * 20 + ["b"] * 12))
-    assert shown.tolist() == [23, 24, 26, 27, 29, 31, 20, 21, 22] and MOMENTS == 6
+    found = views(["a"] * 20 + ["b"] * 3 + ["c"] * 9, ["one"] * 20 + ["two"] * 12)
+    objects = choose_objects(found)
+    assert objects == [("two", "c"), ("two", "b")]
+    chosen = choose_moments(found, [*objects, ("two", "unseen")])
+    assert {index: rows.tolist() for index, rows in chosen.items()} == {0: [23, 24, 26, 27, 29, 31], 1: [20, 21, 22]}
+
+
+def test_names_in_any_script_and_objects_that_are_alone_are_drawn(tmp_path):
+    found = views(["$x^{", "陶器\n🙂", "\x07 bell", "a long name of more than two dozen letters"], ["take"] * 4)
+    lone = Aligned(Direction.EGO_EXO, "after", "region", found, compare_in_pairs(found))
+    assert np.isnan(lone.figures()["same over different"].value)
+    write_figure(partial(_draw, [lone]), tmp_path / "lone.png")
+    assert (tmp_path / "lone.png").read_bytes().startswith(b"\x89PNG") and len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.fixture

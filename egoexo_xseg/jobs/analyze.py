@@ -316,13 +316,18 @@ def intervals_note(take_uids: np.ndarray) -> str:
 
 
 def write_results(
-    out: Path, name: str, header: Sequence[str], rows: Iterable[Sequence[object]], text: str, figure: Figure
+    out: Path,
+    name: str,
+    table: tuple[Sequence[str], Iterable[Sequence[object]]],
+    text: str,
+    draw: Callable[[], Figure],
 ) -> None:
-    """`NAME.csv`, `NAME.md` and `NAME.png`."""
+    """`NAME.csv` of a header and rows, `NAME.md`, and `NAME.png`."""
+    header, rows = table
     with written_whole(out / f"{name}.csv") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)
     with written_whole(out / f"{name}.md") as file:
         file.write(text)
-    write_figure(figure, out / f"{name}.png")
+    write_figure(draw, out / f"{name}.png")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int64
-from scipy.spatial.distance import cdist
 
 from egoexo_xseg.data.annotations import Take
 from egoexo_xseg.jobs.analyze import (
@@ -16,13 +17,12 @@ from egoexo_xseg.jobs.analyze import (
     Columns,
     Estimate,
     Study,
-    estimate,
     intervals_note,
-    mean,
     write_results,
 )
 from egoexo_xseg.jobs.charts import BLUE, MUTED, ORANGE, new_figure, plain
-from egoexo_xseg.jobs.show import FAINT, INK
+from egoexo_xseg.jobs.embeddings import Aligned, Views
+from egoexo_xseg.jobs.pictures import FAINT, INK
 from egoexo_xseg.records import Direction
 
 if TYPE_CHECKING:
@@ -32,129 +32,11 @@ if TYPE_CHECKING:
 EMBEDDINGS = {"region": "region features", "condition": "conditions"}
 """Pooled under the mask, before the language model; and read by it, before fusion: what XObjAlign compares."""
 
-RANKED = 4096
-"""Objects that are ranked among all, in even steps if there are more: each is compared with each."""
-
 TINY = 1e-300
 """Keeps a model to which all objects are alike from dividing by nothing."""
 
 SHOWN, MOMENTS = len(MUTED), 6
 """Objects in a picture of clusters, and how often each is shown."""
-
-
-@dataclass(frozen=True)
-class Views:
-    """Visible objects from both sides: row i of `query` and of `target` is one object at one moment.
-
-    An object keeps its number in all frames and cameras of its take; `pairs` numbers pairs of views.
-    """
-
-    take_uids: np.ndarray
-    object_ids: np.ndarray
-    objects: Int64[np.ndarray, " n"]
-    pairs: Int64[np.ndarray, " n"]
-    query: Float[np.ndarray, "n D"]
-    target: Float[np.ndarray, "n D"]
-
-    @classmethod
-    def of(cls, columns: Columns, embedding: str) -> Views:
-        query, target = columns[embedding].astype(np.float64).transpose(1, 0, 2)
-        return cls(
-            take_uids=columns["take_uid"],
-            object_ids=columns["object_id"],
-            objects=_number(columns, "take_uid", "object_id"),
-            pairs=_number(columns, "take_uid", "query_camera", "target_camera", "frame"),
-            query=query,
-            target=target,
-        )
-
-    def take(self, rows: Int64[np.ndarray, " m"]) -> Views:
-        return Views(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
-
-
-def _number(columns: Columns, *names: str) -> Int64[np.ndarray, " n"]:
-    numbers: dict[tuple, int] = {}
-    rows = zip(*(columns[name].tolist() for name in names), strict=True)
-    return np.array([numbers.setdefault(row, len(numbers)) for row in rows], np.int64)
-
-
-@dataclass(frozen=True)
-class Neighbours:
-    """How far an object's two embeddings lie apart, how far from its target embedding's rivals, and its rank."""
-
-    same: Float[np.ndarray, " n"]
-    different: Float[np.ndarray, " n"]
-    """Mean distance to other objects; nan where there is none."""
-    rank: Float[np.ndarray, " n"]
-    chance: Float[np.ndarray, " n"]
-    """To be first by luck: one over the number of candidates."""
-
-
-def compare(views: Views) -> Neighbours:
-    """Every query embedding against the target embeddings of its own object and of all others.
-
-    The same object at other moments is no candidate, neither right nor wrong. Equals share their ranks: a model to
-    which all objects are alike is no better than chance.
-    """
-    distances = cdist(views.query, views.target)  # (n, n)
-    same = np.diag(distances).copy()
-    rivals = views.objects[:, None] != views.objects
-    count = rivals.sum(1)
-    closer = ((distances < same[:, None]) & rivals).sum(1)
-    equal = ((distances == same[:, None]) & rivals).sum(1)
-    different = np.where(count, (distances * rivals).sum(1) / np.maximum(count, 1), np.nan)
-    return Neighbours(same, different, 1 + closer + equal / 2, 1 / (1 + count))
-
-
-def compare_in_pairs(views: Views) -> Neighbours:
-    """The same, among the objects of each pair of views alone."""
-    order = np.argsort(views.pairs, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(views.pairs[order])) + 1)
-    found = [compare(views.take(rows)) for rows in groups]
-    back = np.argsort(order)
-    return Neighbours(
-        *(np.concatenate([getattr(each, name) for each in found])[back] for name in Neighbours.__dataclass_fields__)
-    )
-
-
-@dataclass(frozen=True)
-class Aligned:
-    """One kind of embedding of one model in one direction."""
-
-    direction: Direction
-    model: str
-    embedding: str
-    views: Views
-    in_pairs: Neighbours
-
-    @classmethod
-    def of(cls, direction: Direction, model: str, embedding: str, columns: Columns) -> Aligned:
-        views = Views.of(columns, embedding)
-        return cls(direction, model, embedding, views, compare_in_pairs(views))
-
-    def figures(self) -> dict[str, Estimate]:
-        """What stands in the table; objects that are alone in their pair count among all only."""
-        several = np.isfinite(self.in_pairs.different)
-        uids, near = self.views.take_uids[several], _where(self.in_pairs, several)
-        even = np.unique(np.linspace(0, len(several) - 1, min(len(several), RANKED)).astype(np.int64))
-        sampled = self.views.take(even)
-        far = compare(sampled)
-        ratio = estimate(uids, np.stack([near.same, near.different], 1), lambda sums: sums[:, 0] / sums[:, 1])
-        return {
-            "distance of the same object": mean(uids, near.same),
-            "distance of different objects": mean(uids, near.different),
-            "same over different": ratio,
-            "first in its pair": mean(uids, (near.rank == 1).astype(float)),
-            "first in its pair by chance": mean(uids, near.chance),
-            "rank in its pair": mean(uids, near.rank),
-            "first among all": mean(sampled.take_uids, (far.rank == 1).astype(float)),
-            "first among all by chance": mean(sampled.take_uids, far.chance),
-            "rank among all": mean(sampled.take_uids, far.rank),
-        }
-
-
-def _where(near: Neighbours, rows: np.ndarray) -> Neighbours:
-    return Neighbours(near.same[rows], near.different[rows], near.rank[rows], near.chance[rows])
 
 
 def analyze_alignment(options: AnalyzeOptions, before: str | None = None) -> tuple[str, list[str]]:
@@ -180,7 +62,7 @@ def analyze_alignment(options: AnalyzeOptions, before: str | None = None) -> tup
     ]
     header = ("direction", "model", "embedding", "figure", "samples", "value", "low", "high")
     text = _text(options, before, list(zip(found, figures, strict=True)))
-    write_results(options.out, "alignment", header, rows, text, _draw(found))
+    write_results(options.out, "alignment", (header, rows), text, partial(_draw, found))
     return text, [fault for study in studies.values() for fault in study.faults]
 
 
@@ -232,16 +114,24 @@ def _text(options: AnalyzeOptions, before: str | None, found: list[tuple[Aligned
     return "\n\n".join([*lines, "![Clusters and distances](alignment.png)"]) + "\n"
 
 
-def choose_shown(views: Views) -> Int64[np.ndarray, " m"]:
-    """Some moments of the most seen objects of the take that has most of them, object by object."""
-    counts = {uid: len(np.unique(views.objects[views.take_uids == uid])) for uid in np.unique(views.take_uids)}
-    own = views.take_uids == max(counts, key=counts.__getitem__)
-    objects, seen = np.unique(views.objects[own], return_counts=True)
-    rows = []
-    for number in objects[np.argsort(-seen, kind="stable")][:SHOWN]:
-        moments = np.flatnonzero(views.objects == number)
-        rows += moments[np.unique(np.linspace(0, len(moments) - 1, MOMENTS).astype(int))].tolist()
-    return np.array(rows, np.int64)
+def choose_objects(views: Views) -> list[tuple[str, str]]:
+    """Take and name of the most seen objects of the take that has most of them."""
+    seen: dict[str, dict[str, int]] = {}
+    for uid, object_id in zip(views.take_uids.tolist(), views.object_ids.tolist(), strict=True):
+        counts = seen.setdefault(uid, {})
+        counts[object_id] = counts.get(object_id, 0) + 1
+    uid, counts = max(seen.items(), key=lambda item: len(item[1]))
+    return [(uid, object_id) for object_id in sorted(counts, key=counts.__getitem__, reverse=True)[:SHOWN]]
+
+
+def choose_moments(views: Views, objects: Sequence[tuple[str, str]]) -> dict[int, Int64[np.ndarray, " m"]]:
+    """Rows that show each of `objects` (by its place there), in even steps."""
+    chosen = {}
+    for index, (uid, object_id) in enumerate(objects):
+        rows = np.flatnonzero((views.take_uids == uid) & (views.object_ids == object_id))
+        if len(rows):
+            chosen[index] = rows[np.unique(np.linspace(0, len(rows) - 1, MOMENTS).astype(int))]
+    return chosen
 
 
 def flatten(points: Float[np.ndarray, "n D"]) -> tuple[Float[np.ndarray, "n 2"], float]:
@@ -262,41 +152,46 @@ def _draw(found: list[Aligned]) -> Figure:
     columns = len(next(iter(groups.values()))) + 1
     figure = new_figure(3.3 * columns + 0.4, 2.9 * len(groups) + 1.0, "Objects from both sides")
     table = figure.subplots(len(groups), columns, squeeze=False)
+    objects = choose_objects(found[0].views)
     for index, (line, ((direction, embedding), group)) in enumerate(zip(table, groups.items(), strict=True)):
         for axes, each in zip(line, group, strict=False):
             model = f", {each.model}" if len(group) > 1 else ""
-            _draw_clusters(axes, each, f"{direction.value}: {EMBEDDINGS[embedding]}{model}")
+            _draw_clusters(axes, each.views, objects)
+            axes.set_title(f"{direction.value}: {EMBEDDINGS[embedding]}{model}", loc="left", fontsize=10, color=INK)
         _draw_distances(line[-1], group, named=index == 0)
-    _add_key(figure, found[0].views)
+    _add_key(figure, [object_id for _, object_id in objects])
     return figure
 
 
-def _draw_clusters(axes: Axes, each: Aligned, title: str) -> None:
-    rows = choose_shown(each.views)
-    flat, share = flatten(np.concatenate([each.views.query[rows], each.views.target[rows]]))
+def _draw_clusters(axes: Axes, views: Views, objects: Sequence[tuple[str, str]]) -> None:
+    chosen = choose_moments(views, objects)
+    plain(axes, left=False)
+    axes.spines["bottom"].set_visible(False)
+    axes.set(xticks=[], yticks=[])
+    if not chosen:
+        return
+    rows = np.concatenate(list(chosen.values()))
+    colours = [MUTED[index] for index, own in chosen.items() for _ in own]
+    flat, share = flatten(np.concatenate([views.query[rows], views.target[rows]]))
     query, target = flat[: len(rows)], flat[len(rows) :]
-    colours = [MUTED[index] for index in _colour_indices(each.views, rows)]
     for start, end, colour in zip(query, target, colours, strict=True):
         axes.plot(*zip(start, end, strict=True), color=colour, linewidth=0.7, alpha=0.45, zorder=1)
     axes.scatter(*query.T, c=colours, s=22, marker="o", linewidths=0, zorder=2)
     axes.scatter(*target.T, c="white", edgecolors=colours, s=26, marker="^", linewidths=1.1, zorder=3)
-    plain(axes, title, left=False)
-    axes.spines["bottom"].set_visible(False)
-    axes.set(xticks=[], yticks=[], xlabel=f"{share:.0%} of the spread")
-
-
-def _colour_indices(views: Views, rows: Int64[np.ndarray, " m"]) -> list[int]:
-    numbers = list(dict.fromkeys(views.objects[rows].tolist()))
-    return [numbers.index(number) for number in views.objects[rows].tolist()]
+    axes.set_xlabel(f"{share:.0%} of the spread")
 
 
 def _draw_distances(axes: Axes, group: list[Aligned], named: bool) -> None:
     """Distances of the same object and of different ones, in units of the latter's mean; a ridge per model."""
+    plain(axes, "distances", left=False)
+    axes.set(yticks=[], xlim=(0, 2), ylim=(0, len(group)), xlabel="1 = mean distance of different objects")
     edges = np.linspace(0, 2, 101)
     places = (edges[:-1] + edges[1:]) / 2
     smooth = np.exp(-0.5 * ((places[:, None] - places) / 0.05) ** 2)
     for base, each in zip(reversed(range(len(group))), group, strict=True):
         several = np.isfinite(each.in_pairs.different)
+        if not several.any():
+            continue
         same, different = each.in_pairs.same[several], each.in_pairs.different[several]
         for values, colour, name, side in (
             (different, ORANGE, "different objects", "left"),
@@ -310,26 +205,22 @@ def _draw_distances(axes: Axes, group: list[Aligned], named: bool) -> None:
             if named and base == len(group) - 1:
                 peak = places[curve.argmax()] + (0.1 if side == "right" else 0)
                 axes.text(peak, curve.max() + 0.04, name, ha=side, fontsize=8.5, color=colour)
-        first = (each.in_pairs.rank[several] == 1).mean() if several.any() else np.nan
+        first = (each.in_pairs.rank[several] == 1).mean()
         model = f"{each.model}: " if len(group) > 1 else ""
         axes.text(2, base + 0.62, f"{model}nearest in {first:.0%}", fontsize=8.5, color=INK, ha="right")
-    plain(axes, "distances", left=False)
-    axes.set(yticks=[], xlim=(0, 2), ylim=(0, len(group)), xlabel="1 = mean distance of different objects")
 
 
-def _add_key(figure: Figure, views: Views) -> None:
+def _add_key(figure: Figure, names: Sequence[str]) -> None:
     """The objects that are shown, and what the markers mean."""
     from matplotlib.lines import Line2D
 
-    rows = choose_shown(views)
-    names = dict(zip(_colour_indices(views, rows), views.object_ids[rows].tolist(), strict=True))
     handles = [
         Line2D([], [], color=FAINT, marker="o", linestyle="", markersize=5),
         Line2D([], [], color=FAINT, marker="^", linestyle="", markersize=6, markerfacecolor="white"),
-        *(Line2D([], [], color=MUTED[index], marker="s", linestyle="", markersize=6) for index in names),
+        *(Line2D([], [], color=colour, marker="s", linestyle="", markersize=6) for colour in MUTED[: len(names)]),
     ]
-    labels = ["query view", "target view"]
-    labels += [name if len(name) <= 24 else f"{name[:23]}…" for name in map(str.strip, names.values())]
+    words = [" ".join(name.split()) for name in names]
+    labels = ["query view", "target view", *(name if len(name) <= 24 else f"{name[:23]}…" for name in words)]
     columns = max(2, int(figure.get_figwidth() / 2.1))
     legend = figure.legend(handles, labels, loc="outside lower left", ncols=columns, frameon=False, fontsize=8.5)
     for text in legend.get_texts():

@@ -25,7 +25,7 @@ from egoexo_xseg.jobs.analyze import (
     write_results,
 )
 from egoexo_xseg.jobs.charts import BLUE, ORANGE, RULE, new_figure, plain
-from egoexo_xseg.jobs.show import FAINT
+from egoexo_xseg.jobs.pictures import FAINT
 from egoexo_xseg.model.segmenter import CrossViewSegmenter
 from egoexo_xseg.records import Direction, Prediction
 
@@ -74,12 +74,12 @@ def analyze_fusion(options: AnalyzeOptions, values: int = 11) -> tuple[str, list
         sweeps.append(Sweep(direction, weights[direction], learnt, columns["take_uid"][seen], columns["iou"][seen]))
     text = _text(options, sweeps)
     header = ("direction", "k", "learnt", "samples", "iou", "low", "high")
-    cells = [
+    rows = [
         (sweep.direction.value, f"{k:.6f}", int(k == sweep.learnt), *each.cells)
         for sweep in sweeps
         for k, each in zip(sweep.weights, sweep.curve(), strict=True)
     ]
-    write_results(options.out, "fusion", header, cells, text, _draw(sweeps))
+    write_results(options.out, "fusion", (header, rows), text, partial(_draw, sweeps))
     return text, study.faults
 
 

@@ -26,7 +26,7 @@ from egoexo_xseg.jobs.analyze import (
 )
 from egoexo_xseg.jobs.charts import BLUE, ORANGE, RULE, new_figure, plain
 from egoexo_xseg.jobs.evaluate import SIZES, size_name
-from egoexo_xseg.jobs.show import FAINT, INK
+from egoexo_xseg.jobs.pictures import FAINT, INK
 from egoexo_xseg.records import Direction, Prediction
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def analyze_text(options: AnalyzeOptions, seed: int = 0) -> tuple[str, list[str]
     header = ("direction", "measure", "captions", "objects", "samples", "value", "low", "high")
     rows = [(each.value, *key, *found.cells) for each, own in figures.items() for key, found in own.items()]
     text = _text(options, measured, figures, seed)
-    write_results(options.out, "text", header, rows, text, _draw(figures))
+    write_results(options.out, "text", (header, rows), text, partial(_draw, figures))
     return text, study.faults
 
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from egoexo_xseg.data.submission import written_whole
-from egoexo_xseg.jobs.show import FAINT, INK
+from egoexo_xseg.jobs.pictures import FAINT, INK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BLUE, ORANGE = "#2f6f9f", "#c8702a"
-"""The two things that a chart compares."""
-
-RULE = "#d0d7de"
+BLUE, ORANGE = "#0072b2", "#d55e00"
+"""The two things that a chart compares; told apart by everybody, and in grey (Okabe and Ito)."""
 
 MUTED = ("#2f6f9f", "#c8702a", "#4f8f5b", "#9b4f8c", "#8a6d3b", "#4aa3a2", "#b5473c", "#6b6f9e")
 """For things that have no order, such as objects."""
+
+RULE = "#d0d7de"
 
 
 def new_figure(width: float, height: float, title: str) -> Figure:
@@ -32,7 +33,7 @@ def new_figure(width: float, height: float, title: str) -> Figure:
 
 
 def plain(axes: Axes, title: str = "", *, left: bool = True) -> None:
-    """Take away the frame, keep a thin line below (and to the `left`), and quieten the ticks."""
+    """Take away the frame but for a thin line below (and at the `left`), and quieten the ticks."""
     axes.set_title(title, loc="left", fontsize=10, color=INK)
     for side, spine in axes.spines.items():
         spine.set_visible(side == "bottom" or (left and side == "left"))
@@ -42,8 +43,10 @@ def plain(axes: Axes, title: str = "", *, left: bool = True) -> None:
     axes.yaxis.label.set(color=FAINT, size=9)
 
 
-def write_figure(figure: Figure, path: Path) -> None:
-    """As PNG, the same bytes every time."""
-    with warnings.catch_warnings(), written_whole(path, "wb") as file:
+def write_figure(draw: Callable[[], Figure], path: Path) -> None:
+    """Draw and write as PNG: the same bytes every time, whatever the user's own settings are."""
+    import matplotlib as mpl
+
+    with mpl.rc_context(mpl.rcParamsDefault), warnings.catch_warnings(), written_whole(path, "wb") as file:
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # names may be in any script
-        figure.savefig(file, format="png", metadata={"Software": None})
+        draw().savefig(file, format="png", metadata={"Software": None})
