@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -17,7 +18,6 @@ from egoexo_xseg.jobs import sample
 from egoexo_xseg.jobs.sample import write_sample
 from egoexo_xseg.masks import rle_to_mask
 from egoexo_xseg.records import is_ego
-from egoexo_xseg.world.draws import world_seed
 from egoexo_xseg.world.recording import SampleFigures
 from egoexo_xseg.world.render import render
 from egoexo_xseg.world.scene import make_scene
@@ -25,10 +25,11 @@ from egoexo_xseg.world.scene import make_scene
 
 @pytest.fixture(scope="module", autouse=True)
 def small_videos():
-    """Videos of 64 rows and three or four seconds: nothing else differs."""
+    """Videos of 64 rows and three or four seconds, of the first scenes that come: nothing else differs."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sample, "SMALL_SIDE", 64)
         patch.setattr(sample, "SECONDS", range(3, 5))
+        patch.setattr(sample, "ATTEMPTS", 1)
         yield
 
 
@@ -94,7 +95,7 @@ def test_our_own_reader_finds_no_fault(raw):
 def test_videos_show_the_second_that_the_masks_are_of(raw):
     folder, _ = raw
     take = next(t for t in json.loads((folder / "takes.json").read_text("utf-8")) if t["take_name"].endswith("000"))
-    scene = make_scene(world_seed("scene", 7, "val", 0), duration=take["duration_sec"])
+    scene = sample._draw_take(sample._Order(folder, 7, "val", 0, False)).scene
     with av.open(str(videos(folder, take)["aria01_214-1"])) as video:
         shown = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
     assert len(shown) == 30 * int(take["duration_sec"])
@@ -109,9 +110,7 @@ def test_masks_lie_on_their_objects(raw):
     folder, _ = raw
     take = next(iter(open_annotations(folder / "annotations" / "relations_val.json")))
     index = int(take.take_name[-3:])
-    seconds = json.loads((folder / "takes.json").read_text("utf-8"))
-    duration = next(entry["duration_sec"] for entry in seconds if entry["take_uid"] == take.take_uid)
-    scene = make_scene(world_seed("scene", 7, "val", index), duration=duration)
+    scene = sample._draw_take(sample._Order(folder, 7, "val", index, False)).scene
     name, camera, frame, rle = next(
         (name, camera, frame, rle)
         for name, cameras in take.masks.items()
@@ -195,3 +194,34 @@ def test_figures_read_as_a_table(raw):
     assert rows["queries"] == figures.queries["ego2exo"] + figures.queries["exo2ego"]
     assert rows["absent or hidden, ego2exo"].endswith(f"of {figures.queries['ego2exo']}")
     assert SampleFigures().absent_share("ego2exo") == 0
+
+
+def test_easy_scenes_are_drawn_again(tmp_path, monkeypatch):
+    hard = SampleFigures(
+        takes=1, objects=5, look_alikes=2,
+        queries={"ego2exo": 20, "exo2ego": 20}, absent={"ego2exo": 3, "exo2ego": 4},
+        areas={"ego": [0.1], "exo": [0.001, 0.004, 0.2]},
+    )  # fmt: skip
+    assert hard.is_hard
+    easy = [
+        replace(hard, look_alikes=0),
+        replace(hard, absent={"ego2exo": 2, "exo2ego": 20}),
+        replace(hard, areas={"ego": [0.1], "exo": [0.02]}),
+        replace(hard, objects=3),
+    ]
+    assert [figures.is_hard for figures in easy] == [
+        False,
+        False,
+        False,
+        True,
+    ]  # the number of objects is the job's own
+    scene, seeds = make_scene(0), []
+
+    def record(order, attempt):
+        seeds.append(order.draw("scene", attempt))
+        return sample._Drawn(scene, 0, {}, {}, [*easy, hard][attempt])
+
+    monkeypatch.setattr(sample, "_record", record)
+    monkeypatch.setattr(sample, "ATTEMPTS", 9)
+    assert sample._draw_take(sample._Order(tmp_path, 7, "val", 0, False)).figures is hard
+    assert len(set(seeds)) == 5

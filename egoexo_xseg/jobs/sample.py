@@ -36,6 +36,11 @@ SMALL_SIDE = 448
 SECONDS = range(8, 14)
 """How long takes are; each second has one annotated frame."""
 
+ATTEMPTS = 16
+"""Scenes that a take may try; about two of three are hard enough."""
+
+MIN_OBJECTS = 4
+
 MARK = "xseg sample"
 """The `source` of a sample take in takes.json: folders with other recordings are left alone."""
 
@@ -58,6 +63,10 @@ class _Order:
     index: int
     full_size: bool
 
+    def draw(self, what: str, attempt: int) -> int:
+        """A seed of its own for everything that is drawn for the take."""
+        return world_seed(what, self.seed, self.split, self.index, *[attempt] * (attempt > 0))
+
     @property
     def uid(self) -> str:
         return str(uuid.UUID(int=world_seed("take", self.seed, self.split, self.index), version=4))
@@ -65,6 +74,17 @@ class _Order:
     @property
     def name(self) -> str:
         return f"sample_{self.split}_{self.seed}_{self.index:03d}"
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """A scene as it was recorded: cameras with their original sizes, masks in the release's form, and its figures."""
+
+    scene: Scene
+    seconds: int
+    sizes: dict[str, tuple[int, int]]
+    annotation: dict[str, Any]
+    figures: SampleFigures
 
 
 @dataclass(frozen=True)
@@ -82,8 +102,8 @@ def write_sample(
     """Write `takes` takes of a split in the raw release's layout; the same call gives the same bytes.
 
     A split of the same name is replaced, other splits in the folder are kept. Scenes of different seeds, splits and
-    indices are different ones. The world is posed once a second, where the annotations are; the videos have 30 frames
-    a second like the release's, and each second's pose is held.
+    indices are different ones; those that are too easy are drawn again. The world is posed once a second, where the
+    annotations are; the videos have 30 frames a second like the release's, and each second's pose is held.
     """
     if not NAME.fullmatch(split):
         raise XsegError(f"not a split's name: {split!r}", where=raw, remedy="Use letters, digits, - and _")
@@ -125,35 +145,50 @@ def _read_index(raw: Path, split: str) -> tuple[list[dict[str, Any]], dict[str, 
 
 def _write_take(order: _Order) -> _Written:
     """Write one take's videos under a temporary name, then give them their own."""
-    rng = np.random.default_rng(world_seed("annotator", order.seed, order.split, order.index))
-    seconds = int(rng.integers(SECONDS.start, SECONDS.stop))
-    scene = make_scene(world_seed("scene", order.seed, order.split, order.index), duration=float(seconds))
-    cameras = [EGO, *(f"cam{number:02d}" for number in range(1, len(scene.exo) + 1))]
-    exo_hw = EXO_HWS[order.index % len(EXO_HWS)]
-    sizes = {camera: EGO_HW if camera == EGO else exo_hw for camera in cameras}
+    drawn = _draw_take(order)
     folder = order.raw / "takes" / order.name
     partial = folder.with_name(f".{order.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     videos = partial / "frame_aligned_videos"
     (videos / "downscaled" / str(SMALL_SIDE)).mkdir(parents=True)
-    moments = [scene.at(second) for second in range(seconds)]
-    masks: Tracks = {label: {camera: {} for camera in sizes} for label in range(1, len(scene.things) + 1)}
-    for camera, hw in sizes.items():
-        shots = [(moment, _camera_at(scene, camera, second)) for second, moment in enumerate(moments)]
+    for camera, hw in drawn.sizes.items():
+        shots = [(drawn.scene.at(second), _camera_at(drawn.scene, camera, second)) for second in range(drawn.seconds)]
         small = (SMALL_SIDE, hw[1] * SMALL_SIDE // hw[0] // 2 * 2)
         pictures = (render(*shot, small)[0] for shot in shots)
         _write_video(videos / "downscaled" / str(SMALL_SIDE) / f"{camera}.mp4", pictures, small)
         if order.full_size:
             pictures = (_doubled(render(*shot, (hw[0] // 2, hw[1] // 2))[0]) for shot in shots)
             _write_video(videos / f"{camera}.mp4", pictures, hw)
-        for second, shot in enumerate(shots):
-            for label, cast in cast_masks(*shot, hw).items():
-                masks[label][camera][second * FPS] = cast
-    annotation, figures = _annotate(scene, masks, sizes, seconds, rng)
-    annotation = {"scenario": str(rng.choice(_SCENARIOS)), "take_name": order.name, **annotation}
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(partial, folder)
-    return _Written(_describe(order, cameras, seconds), annotation, figures)
+    return _Written(_describe(order, list(drawn.sizes), drawn.seconds), drawn.annotation, drawn.figures)
+
+
+def _draw_take(order: _Order) -> _Drawn:
+    """The first of the take's scenes that is hard enough, so that small splits are as well."""
+    for attempt in range(ATTEMPTS):
+        drawn = _record(order, attempt)
+        if drawn.figures.is_hard and drawn.figures.objects >= MIN_OBJECTS:
+            break
+    return drawn
+
+
+def _record(order: _Order, attempt: int) -> _Drawn:
+    """Let a scene happen, and annotate it."""
+    rng = np.random.default_rng(order.draw("annotator", attempt))
+    seconds = int(rng.integers(SECONDS.start, SECONDS.stop))
+    scene = make_scene(order.draw("scene", attempt), duration=float(seconds))
+    exo_hw = EXO_HWS[order.index % len(EXO_HWS)]
+    sizes = {EGO: EGO_HW} | {f"cam{number:02d}": exo_hw for number in range(1, len(scene.exo) + 1)}
+    masks: Tracks = {label: {camera: {} for camera in sizes} for label in range(1, len(scene.things) + 1)}
+    for second in range(seconds):
+        moment = scene.at(second)
+        for camera, hw in sizes.items():
+            for label, cast in cast_masks(moment, _camera_at(scene, camera, second), hw).items():
+                masks[label][camera][second * FPS] = cast
+    tracks, figures = _annotate(scene, masks, sizes, seconds, rng)
+    annotation = {"scenario": str(rng.choice(_SCENARIOS)), "take_name": order.name, **tracks}
+    return _Drawn(scene, seconds, sizes, annotation, figures)
 
 
 def _camera_at(scene: Scene, camera: str, second: int) -> Camera:
@@ -194,8 +229,9 @@ def _annotate(
 ) -> tuple[dict[str, Any], SampleFigures]:
     """Object names and masks in the release's form, and the figures of the take."""
     figures = SampleFigures(takes=1, exo_cameras=len(sizes) - 1, frames=seconds)
-    figures.look_alikes = count_look_alikes(scene.things)
-    figures.objects = len(scene.things)
+    figures.look_alikes = count_look_alikes(
+        [scene.things[label - 1] for label, seen in masks.items() if any(seen.values())]
+    )
     named: dict[str, Any] = {}
     for label, cameras in masks.items():
         name = _name(scene.things[label - 1].caption, label - 1, rng)
@@ -216,6 +252,7 @@ def _annotate(
                 for camera, frames in looked.items()
             }
             figures.count(cameras, looked)
+    figures.objects = len(named)
     boxes = {"annotation": [{"track_id": name, "frameNumber": 0} for name in named], "annotation_fps": FPS}
     return {"object_names": boxes, "object_masks": named}, figures
 

@@ -16,6 +16,9 @@ from egoexo_xseg.world.render import Moment, object_masks
 
 FPS = 30
 
+HARD_ABSENT, HARD_ALIKE, HARD_AREA = 0.15, 0.2, (0.002, 0.01)
+"""From where on a recording means something: shares of absent queries, of objects with a look-alike, of the image."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cast:
@@ -115,6 +118,13 @@ class SampleFigures:
     def median_area(self, side: str) -> float:
         """Share of the image that the median mask of "ego" or "exo" covers."""
         return float(np.median(self.areas[side])) if self.areas[side] else 0.0
+
+    @property
+    def is_hard(self) -> bool:
+        """Whether visibility, look-alikes and small objects all play their part."""
+        absent = min(self.absent_share(direction) for direction in self.queries)
+        small = HARD_AREA[0] <= self.median_area("exo") <= HARD_AREA[1]
+        return small and absent >= HARD_ABSENT and self.look_alike_share >= HARD_ALIKE
 
     def rows(self) -> list[tuple[str, object]]:
         return [
