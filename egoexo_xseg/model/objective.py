@@ -67,7 +67,7 @@ class Objective(nn.Module):
                 self.segmenter.pool(encoding, images, masks)[visible]  # (V, D)
                 for images, masks in ((batch.query, batch.query_masks), (batch.target, batch.target_masks))
             )
-            others = _strangers(batch.query, batch.target).to(visible.device)  # (B, B)
+            others = strangers(batch.query, batch.target).to(visible.device)  # (B, B)
             record = visible.nonzero()[:, 0]  # (V,)
             # Without a visible object there is nothing to compare, but every process must have the same graph.
             lone = encoding.tokens.sum() * 0
@@ -77,7 +77,7 @@ class Objective(nn.Module):
         return found
 
 
-def _strangers(query: Sequence[int], target: Sequence[int]) -> Bool[Tensor, "B B"]:
+def strangers(query: Sequence[int], target: Sequence[int]) -> Bool[Tensor, "B B"]:
     """Whose objects are surely other ones: a record's own, and those of records that share no image with it.
 
     Both directions of a pair of views, and other cameras of the moment, show the same objects again.
