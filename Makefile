@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint format
+.PHONY: demo test scores lint format
 
 demo: $(VENV)/.installed  ## Walk the whole way on made-up recordings
 	$(BIN)/xseg demo demo
 
 test: $(VENV)/.installed  ## Run the tests
 	$(BIN)/python -m pytest
+
+scores: $(VENV)/.installed  ## Score the shipped weights on sample takes that no training saw
+	$(BIN)/python benchmarks/scores.py --out scores
 
 lint: $(VENV)/.installed
 	$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .

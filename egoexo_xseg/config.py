@@ -34,10 +34,11 @@ class TrainConfig:
     weight_decay: float = 0.0  # on matrices only
     clip: float = 1.0  # of the gradient's norm
     seed: int = 0
+    image_size: int | None = None  # side of the square that images are fitted into; otherwise the model's own
     fusion: str | None = None  # released or per_object; otherwise the model's own
     object_proposals: bool | None = None  # each object's condition proposes a mask too; otherwise the model's own
     region_levels: tuple[int, ...] | None = None  # Swin maps that add to an object's features; or the model's own
-    num_points: int = 12544  # where masks are compared: 112 x 112, as in Mask2Former
+    num_points: int | None = 12544  # where masks are compared: 112 x 112, as in Mask2Former; None: on all cells
     alignment: str = "released"  # how an object's two views are drawn together, except in stage 1
     alignment_weight: float = 1.0
     temperature: float = 0.1  # of the contrastive alignment
@@ -48,6 +49,7 @@ class TrainConfig:
     reference_behaviour: bool = False  # frozen parts stay in training mode (drop path, running statistics), as released
     keep_every: int = 500  # steps between checkpoints
     keep_last: int = 2  # checkpoints that stay besides the newest
+    validate_every: int = 2000  # steps between validations, where there is a split for them
 
     def __post_init__(self) -> None:
         check_settings(asdict(self), where="training configuration")
@@ -55,7 +57,7 @@ class TrainConfig:
     @property
     def model_changes(self) -> dict[str, Any]:
         """Settings of the model that the training changes."""
-        names = ("fusion", "object_proposals", "region_levels")
+        names = ("image_size", "fusion", "object_proposals", "region_levels")
         changes = {name: getattr(self, name) for name in names}
         return {name: value for name, value in changes.items() if value is not None}
 
@@ -135,13 +137,14 @@ RULES: dict[str, Rule] = {
     "weight_decay": NOT_NEGATIVE,
     "clip": POSITIVE,
     "seed": (lambda value: _is_whole(value) and value >= 0, "a whole number from 0"),
+    "image_size": (lambda value: value is None or (COUNT[0](value) and value <= 4096), "a whole number up to 4096"),
     "fusion": (lambda value: value in (None, "released", "per_object"), "released or per_object"),
     "object_proposals": (lambda value: value is None or isinstance(value, bool), "true or false"),
     "region_levels": (
         lambda value: value is None or _is_list(value, lambda level: _is_whole(level) and 0 <= level < 4),
         "a list of numbers from 0 to 3",
     ),
-    "num_points": COUNT,
+    "num_points": (lambda value: value is None or COUNT[0](value), "a whole number above 0, or null"),
     "alignment": (lambda value: value in ALIGNMENTS, f"one of {', '.join(ALIGNMENTS)}"),
     "alignment_weight": NOT_NEGATIVE,
     "temperature": POSITIVE,
@@ -152,4 +155,5 @@ RULES: dict[str, Rule] = {
     "reference_behaviour": FLAG,
     "keep_every": COUNT,
     "keep_last": COUNT,
+    "validate_every": COUNT,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Bool, Int64
@@ -23,6 +23,11 @@ class Rle:
 
     hw: tuple[int, int]
     counts: str
+    _runs: Int64[np.ndarray, " R"] | None = field(default=None, init=False, repr=False, compare=False)
+    """Kept by `rle_to_runs`: most masks are read, checked and then used several times."""
+
+    def __reduce__(self):
+        return Rle, (self.hw, self.counts)
 
     def to_json(self) -> dict[str, object]:
         return {"size": list(self.hw), "counts": self.counts}
@@ -47,24 +52,34 @@ def rle_to_runs(rle: Rle) -> Int64[np.ndarray, " R"]:
 
     pycocotools trusts its input (a short string yields uninitialised memory), so nothing is decoded unchecked.
     """
+    if rle._runs is None:
+        runs = _parse_runs(rle)
+        runs.flags.writeable = False
+        object.__setattr__(rle, "_runs", runs)
+    return rle._runs
+
+
+def _parse_runs(rle: Rle) -> Int64[np.ndarray, " R"]:
     height, width = rle.hw
     try:
-        codes = np.frombuffer(rle.counts.encode("ascii"), np.uint8).astype(np.int64) - 48
+        codes = np.frombuffer(rle.counts.encode("ascii"), np.uint8) - np.uint8(48)
     except UnicodeEncodeError:
         raise MaskError("a mask's counts must be ascii") from None
-    if not codes.size or codes.min() < 0 or codes.max() > 63 or codes[-1] & 0x20:
+    if not codes.size or codes.max() > 63 or codes[-1] & 0x20:  # what is below "0" has wrapped around
         raise MaskError("a mask's counts are not a compressed run-length string")
     # Each number is a little-endian chain of five-bit digits; 0x20 says that more follow, 0x10 in the last is the sign.
-    ends = np.flatnonzero(codes & 0x20 == 0)
-    starts = np.concatenate(([0], ends[:-1] + 1))
-    digit = np.arange(codes.size) - np.repeat(starts, ends - starts + 1)
-    if digit.max() > 6:
+    ends = (codes < 0x20).nonzero()[0]
+    starts = np.zeros_like(ends)
+    starts[1:] = ends[:-1] + 1
+    lengths = ends - starts + 1
+    if lengths.max() > 7:
         raise MaskError("a mask's counts hold a number that no image can have")
-    values = np.add.reduceat((codes & 0x1F) << (5 * digit), starts)
-    values -= np.where(codes[ends] & 0x10, np.int64(1) << (5 * (digit[ends] + 1)), 0)
+    places = np.arange(codes.size) - starts.repeat(lengths)
+    values = np.add.reduceat((codes & 0x1F).astype(np.int64) << (5 * places), starts)
+    values -= (codes[ends] & 0x10).astype(np.int64) << (5 * lengths - 4)
     # From the fourth run on, each is stored as the difference to the one two before.
-    values[1::2] = np.cumsum(values[1::2])
-    values[2::2] = np.cumsum(values[2::2])
+    values[1::2] = values[1::2].cumsum()
+    values[2::2] = values[2::2].cumsum()
     if values.min() < 0 or values.max() > height * width or values.sum() != height * width:
         raise MaskError(f"a mask's runs do not fill its {height}x{width} pixels")
     return values
@@ -98,14 +113,22 @@ def scored_hw(hw: tuple[int, int]) -> tuple[int, int]:
     """The size that the scorer demands of a prediction, given the target's original (height, width).
 
     Written with the official evaluator's own float expression: 1520x2704 gives 269x480, and 1404x2496 gives 270x479.
+    Images so narrow that nothing would be left are a MaskError.
     """
     ratio = 1.0 / max(hw) * LONG_SIDE
-    return int(hw[0] * ratio), int(hw[1] * ratio)
+    scored = int(hw[0] * ratio), int(hw[1] * ratio)
+    if not all(scored):
+        raise MaskError(f"an image of {hw[0]}x{hw[1]} is too narrow to be scored")
+    return scored
 
 
 def nearest_indices(source: int, size: int) -> Int64[np.ndarray, " size"]:
-    """The source pixel of each of `size` pixels: OpenCV's INTER_NEAREST, without its floating point."""
-    return np.arange(size, dtype=np.int64) * source // size
+    """The source pixel of each of `size` pixels: OpenCV's INTER_NEAREST, by its own float steps.
+
+    The scale is inverted twice; exact arithmetic, or one division, takes other pixels for some sizes.
+    """
+    step = 1.0 / (size / source)
+    return np.minimum(np.floor(np.arange(size) * step).astype(np.int64), source - 1)
 
 
 def resize_nearest(mask: Bool[np.ndarray, "H W"], hw: tuple[int, int]) -> Bool[np.ndarray, "h w"]:

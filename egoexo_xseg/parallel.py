@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
 from typing import TypeVar
+
+from egoexo_xseg.errors import XsegError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -25,11 +29,22 @@ def map_processes(
         yield from map(function, chain(head, items))
         return
     # Spawned, not forked: this process may hold threads of torch or of a progress bar.
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        waiting: deque[Future[Result]] = deque()
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_die_quietly)
+    waiting: deque[Future[Result]] = deque()
+    try:
         for item in chain(head, items):
             waiting.append(pool.submit(function, item))
             if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise XsegError("a process of the pool was killed", remedy="Out of memory? Try --workers 1") from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _die_quietly() -> None:
+    """An interrupt ends the whole process group: one report of it, this program's own, is enough."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from enum import Enum
 
 from egoexo_xseg.errors import MaskError, PredictionError
-from egoexo_xseg.masks import Rle
+from egoexo_xseg.masks import Rle, rle_to_runs
 
 
 class Direction(str, Enum):
@@ -28,8 +27,8 @@ class Direction(str, Enum):
 
 
 def is_ego(camera: str) -> bool:
-    """The benchmark's own rule: Aria glasses are worn, everything else stands."""
-    return "aria" in camera.lower()
+    """The benchmark's own rule, to the letter: Aria glasses are worn, everything else stands."""
+    return "aria" in camera
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +70,8 @@ class Prediction:
     """One object's answer in one target frame.
 
     `mask` has the scorer's size; `visibility` is a probability in [0, 1] (JSON `confidence`); `score` is the chosen
-    proposal's raw score and `margin` its lead over the next best, both in [0, 1], from which visibility is calibrated.
+    proposal's raw score and `margin` its lead over the next best (None if the method has no proposals), both in
+    [0, 1], from which visibility is calibrated.
     """
 
     take_uid: str
@@ -82,7 +82,7 @@ class Prediction:
     mask: Rle
     visibility: float
     score: float
-    margin: float
+    margin: float | None
 
     @property
     def key(self) -> tuple[str, str, str, str, int]:
@@ -90,28 +90,26 @@ class Prediction:
 
     def to_line(self) -> str:
         """One line of JSON: the predictions file's format (docs/formats.md)."""
-        return json.dumps(
-            {
-                "take_uid": self.take_uid,
-                "object_id": self.object_id,
-                "query_camera": self.query_camera,
-                "target_camera": self.target_camera,
-                "frame": self.frame,
-                "pred_mask": self.mask.to_json(),
-                "confidence": self.visibility,
-                "score": self.score,
-                "margin": self.margin,
-            },
-            allow_nan=False,
-            ensure_ascii=False,
-        )
+        row = {
+            "take_uid": self.take_uid,
+            "object_id": self.object_id,
+            "query_camera": self.query_camera,
+            "target_camera": self.target_camera,
+            "frame": self.frame,
+            "pred_mask": self.mask.to_json(),
+            "confidence": self.visibility,
+            "score": self.score,
+        }
+        if self.margin is not None:
+            row["margin"] = self.margin
+        return json.dumps(row, allow_nan=False)
 
     @classmethod
     def from_line(cls, line: str) -> Prediction:
-        """Read a line back; `score` and `margin` may be missing (another method's predictions)."""
+        """Read a line back; another method's may lack `score`, which is its confidence then, and `margin`."""
         try:
             row = json.loads(line)
-        except (json.JSONDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             raise PredictionError("a prediction must be one JSON object a line") from None
         if not isinstance(row, dict):
             raise PredictionError("a prediction must be one JSON object a line")
@@ -120,6 +118,7 @@ class Prediction:
             raise PredictionError("a prediction needs take_uid, object_id, query_camera, target_camera and frame")
         try:
             mask = Rle.from_json(row.get("pred_mask"))
+            rle_to_runs(mask)
         except MaskError as fault:
             raise PredictionError(fault.problem, where=f"object {names[1]!r}, frame {row['frame']}") from None
         visibility = _probability(row, "confidence")
@@ -129,17 +128,12 @@ class Prediction:
             mask=mask,
             visibility=visibility,
             score=_probability(row, "score", visibility),
-            margin=_probability(row, "margin", visibility),
+            margin=_probability(row, "margin") if "margin" in row else None,
         )
 
 
 def _probability(row: dict[str, object], key: str, default: float | None = None) -> float:
     value = row.get(key, default)
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, (int, float))
-        or not math.isfinite(value)
-        or not 0 <= value <= 1
-    ):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         raise PredictionError(f"{key} must be a number within 0 and 1, found {value!r}")
     return float(value)

@@ -10,9 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from egoexo_xseg.data.captions import Captions
-from egoexo_xseg.errors import XsegError
-from egoexo_xseg.jobs.analyze_text import analyze_text, compare, shuffle_captions
+from egoexo_xseg.jobs.analyze_text import analyze_text, compare
 from egoexo_xseg.records import Direction
 
 
@@ -52,21 +50,6 @@ def test_visibility():
     found = {key[1]: estimate.value for key, estimate in figures.items() if key[0] == "visibility"}
     assert (found["right"], found["shuffled"], found["none"], found["right - none"]) == (1.0, 0.5, 0.0, 1.0)
     assert figures["iou", "right", "all"].samples == 2 and figures["visibility", "right", "all"].samples == 4
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_every_object_gets_the_captions_of_another(seed):
-    own = {("t", f"object {index}", camera, None): f"{index} {camera}" for index in range(5) for camera in "ab"}
-    shuffled = shuffle_captions(Captions(own), seed)
-    given = {key: shuffled.of(*key[:3], 0) for key in own}
-    assert all(own[key][0] != caption[0] for key, caption in given.items())
-    assert {caption[0] for caption in given.values()} == set("01234") and len(shuffled) == 10
-    assert given == {key: shuffle_captions(Captions(own), seed).of(*key[:3], 0) for key in own}
-
-
-def test_one_object_has_no_other():
-    with pytest.raises(XsegError, match="captions of several objects are needed to shuffle them"):
-        shuffle_captions(Captions({("t", "o", "a", None): "a cup", ("t", "o", "b", None): "cup"}), 0)
 
 
 def test_results(analyze_options, captions_file):

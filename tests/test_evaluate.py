@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from egoexo_xseg.data.annotations import open_annotations
+from egoexo_xseg.data.captions import Captions
 from egoexo_xseg.data.pairs import iter_pairs
 from egoexo_xseg.errors import SubmissionError
-from egoexo_xseg.jobs.evaluate import ScoredSample, evaluate, group, summarise, write_samples, write_scores
+from egoexo_xseg.jobs.evaluate import Evaluation, ScoredSample, evaluate, group, summarise, write_samples, write_scores
 from egoexo_xseg.records import Direction
 
 
@@ -140,3 +142,30 @@ def test_tables(case):
         assert sum(row.iou * row.samples for row in rows) / total == pytest.approx(scores.iou)
         assert all(row.low <= row.iou <= row.high for row in rows)
     assert [row.name for row in tables["target camera"]] == ["aria01_214-1"]
+
+
+def test_tables_by_what_captions_say():
+    ious = {"cup": 0.1, "pan": 0.3, "jar": 0.5, "lid": 0.7, "box": 0.9}
+    texts = {"cup": "red cup", "pan": "red cup", "jar": "object", "lid": "lid of the small pan"}
+    samples = [replace(sample("t", iou), object_id=name) for name, iou in ious.items()]
+    samples.append(sample("t", None, visible=False))
+    captions = Captions(
+        {("t", name, "a", None): text for name, text in texts.items()} | {("t", "jar", "b", None): "red cup"}
+    )
+    tables = Evaluation({Direction.EGO_EXO: samples}).tables(Direction.EGO_EXO, captions)
+    found = {name: {row.name: (row.samples, round(row.iou, 3)) for row in rows} for name, rows in tables.items()}
+    assert found["words of the caption"] == {
+        "1": (1, 0.5),
+        "2": (2, 0.2),
+        "4 or more": (1, 0.7),
+        "no caption": (1, 0.9),
+    }
+    assert found["colour in the caption"] == {"a colour": (2, 0.2), "no colour": (2, 0.6), "no caption": (1, 0.9)}
+    assert found["caption among the take's objects"] == {"unique": (2, 0.6), "shared": (2, 0.2), "no caption": (1, 0.9)}
+    assert found["what the caption names"] == {
+        "something": (3, 0.367),
+        "nothing (fallback)": (1, 0.5),
+        "no caption": (1, 0.9),
+    }
+    plain = Evaluation({Direction.EGO_EXO: samples}).tables(Direction.EGO_EXO)
+    assert list(plain) == ["object size", "take", "target camera"]

@@ -9,7 +9,8 @@ PACKAGE = Path(__file__).parents[1] / "egoexo_xseg"
 
 # From the ground up. A file imports only from rows above its own in this list (below it in the house).
 FLOORS = """
-errors progress parallel
+errors progress
+parallel
 config
 masks
 records
@@ -28,16 +29,20 @@ model.segmenter model.losses
 model.objective
 model.checkpoint
 model.hub
-data.lzstring data.images
-data.annotations data.metrics
+model.captioner
+data.lzstring data.images data.phrases
+data.annotations data.metrics data.logistic data.videos
 data.captions
-data.pairs data.predictions data.submission
+data.pairs data.submission data.visibility
+data.predictions
 data.moments
 data.dataset
-jobs.train_state jobs.manifest
-jobs.sample jobs.prepare jobs.train jobs.predict jobs.pack jobs.validate jobs.evaluate jobs.show
-jobs.charts jobs.demo
-jobs.analyze
+jobs.train_state jobs.visibility_fit jobs.manifest jobs.pictures
+jobs.charts
+jobs.reliability
+jobs.sample jobs.prepare jobs.predict jobs.calibrate jobs.pack jobs.validate jobs.evaluate jobs.show
+jobs.caption jobs.train_log
+jobs.train jobs.demo jobs.analyze
 jobs.embeddings
 jobs.analyze_text jobs.analyze_alignment jobs.analyze_fusion
 cli.app

@@ -12,15 +12,17 @@ from egoexo_xseg.model.losses import (
     Matching,
     Targets,
     alignment_loss,
+    bce_loss,
     condition_loss,
     contrast_loss,
+    dice_loss,
     level_loss,
-    mask_losses,
     match,
     sample_points,
     uncertain_points,
 )
 from egoexo_xseg.model.mask_decoder import Level
+from egoexo_xseg.model.objective import strangers
 
 GRID = torch.stack(torch.meshgrid(torch.arange(4), torch.arange(4), indexing="xy"), -1).flatten(0, 1)
 CENTRES = ((GRID + 0.5) / 4)[None]  # (1, 16, 2): the pixel centres of a 4 x 4 mask
@@ -47,22 +49,62 @@ def test_points_at_pixel_centres_read_the_pixels():
 def test_proposals_are_matched_to_the_objects_they_cover():
     left, right = half("left"), half("right")
     logits = torch.stack([sure(right), torch.zeros(4, 4), sure(left)])
-    found = match(logits, torch.stack([left, right]), CENTRES)
+    found = match(logits.flatten(1), torch.stack([left, right]).float().flatten(1))
     assert found.proposals.tolist() == [0, 2]
     assert found.objects.tolist() == [1, 0]
 
 
 def test_not_a_number_does_not_stop_the_matching():
     logits = torch.stack([torch.full((4, 4), math.nan), sure(half("left"))])
-    assert len(match(logits, half("left")[None], CENTRES).proposals) == 1
+    assert len(match(logits.flatten(1), half("left")[None].float().flatten(1)).proposals) == 1
 
 
 def test_a_perfect_mask_costs_nothing_and_a_reversed_one_all():
-    left = half("left")[None].float()
+    left = half("left").float().view(1, 16)
     for logits, bce, dice in ((sure(left), 0.0, 0.0), (-sure(left), 10.0, 1 - 1 / 17)):
-        found = mask_losses(logits, left, CENTRES, 1.0)
-        assert found[0].item() == pytest.approx(bce, abs=1e-3)
-        assert found[1].item() == pytest.approx(dice, abs=1e-3)
+        assert bce_loss(logits, left, 1.0).item() == pytest.approx(bce, abs=1e-3)
+        assert dice_loss(logits, left, 1.0).item() == pytest.approx(dice, abs=1e-3)
+
+
+def test_cells_are_labelled_by_the_share_that_an_object_covers():
+    masks = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
+    masks[0, 0, 2:4, 2:6] = True  # of 4 x 4 cells, two whole ones
+    masks[0, 0, 4, 2:4] = True  # and half of one below
+    yes = torch.ones(1, 1, dtype=torch.bool)
+    logits = torch.full((1, 2, 4, 4), -10.0)
+    logits[0, 1, 1, 1:3], logits[0, 1, 2, 1] = 10.0, 0.0
+    level = Level(logits, torch.zeros(1, 1, 2))
+    found = level_loss(level, Targets(masks, yes, yes), LossConfig(num_points=None), torch.rand)
+    assert found.matchings[0].proposals.tolist() == [1]
+    # The least decided two of sixteen cells: the half covered one, which is right at log 2, and a sure one.
+    assert found.mask.item() == pytest.approx(math.log(2) / 2, abs=1e-3)
+    assert found.dice.item() == pytest.approx(1 - (2 * 2.25 + 1) / (2.5 + 2.5 + 1), abs=1e-3)
+
+
+def test_an_object_of_one_cell_is_seen():
+    masks = torch.zeros(1, 1, 256, 256, dtype=torch.bool)
+    masks[0, 0, 100:104, 60:64] = True
+    yes = torch.ones(1, 1, dtype=torch.bool)
+    logits = torch.full((1, 3, 64, 64), -10.0)
+    logits[0, 2, 25, 15] = 10.0
+    found = level_loss(
+        Level(logits, torch.zeros(1, 1, 3)), Targets(masks, yes, yes), LossConfig(num_points=None), torch.rand
+    )
+    assert found.matchings[0].proposals.tolist() == [2]
+
+
+def test_objects_own_proposals_belong_to_them_and_the_others_are_matched_besides():
+    masks = torch.stack([half("left"), half("right")])[None]
+    yes = torch.ones(1, 2, dtype=torch.bool)
+    logits = torch.stack([sure(half("right")), torch.zeros(4, 4), sure(half("left")), sure(half("right"))])[None]
+    conditions = torch.full((1, 2, 4), -20.0)
+    conditions[0, 0, [1, 2]] = conditions[0, 1, [0, 3]] = 20.0
+    found = level_loss(
+        Level(logits, conditions), Targets(masks, yes, yes), LossConfig(num_points=None), torch.rand, own_from=2
+    )  # fmt: skip
+    pairs = zip(found.matchings[0].proposals.tolist(), found.matchings[0].objects.tolist(), strict=True)
+    assert sorted(pairs) == [(0, 1), (1, 0), (2, 0), (3, 1)]
+    assert found.condition.item() == pytest.approx(0, abs=1e-6)
 
 
 def test_points_gather_where_the_mask_is_undecided():
@@ -99,12 +141,34 @@ def test_alignment_is_the_mean_distance_of_visible_objects():
 
 
 def test_contrast_wants_each_object_nearest_to_itself():
-    rows = torch.eye(4)[:3]
-    assert contrast_loss(rows, rows, 0.1).item() == pytest.approx(math.log(1 + 2 * math.exp(-10)), abs=1e-6)
-    assert contrast_loss(rows, rows[[1, 2, 0]], 0.1).item() == pytest.approx(10, abs=1e-3)
+    rows, all_others = torch.eye(4)[:3], ~torch.eye(3, dtype=torch.bool)
+    right = contrast_loss(rows, rows, all_others, 0.1).item()
+    assert right == pytest.approx(math.log(1 + 2 * math.exp(-10)), abs=1e-6)
+    assert contrast_loss(rows, rows[[1, 2, 0]], all_others, 0.1).item() == pytest.approx(10, abs=1e-3)
     alone = torch.ones(1, 4, requires_grad=True)
-    contrast_loss(alone, alone, 0.1).backward()
+    contrast_loss(alone, alone, torch.ones(1, 1, dtype=torch.bool), 0.1).backward()
     assert alone.grad.abs().sum() == 0
+
+
+def test_an_object_is_not_pushed_away_from_itself_in_another_record():
+    """Both directions of a pair of views hold the same two objects, each once as query and once as target."""
+    ego, exo = torch.eye(4)[:2], torch.eye(4)[:2]
+    query, target = torch.cat([ego, exo]), torch.cat([exo, ego])
+    record = torch.tensor([0, 0, 1, 1])
+    strangers = strangers((0, 1), (1, 0))
+    assert strangers.tolist() == [[True, False], [False, True]]
+    loss = contrast_loss(query, target, strangers[record][:, record], 0.1)
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(-10)), abs=1e-6)
+
+
+def teststrangers_share_no_image():
+    records = strangers((0, 0, 3, 4), (1, 2, 0, 5))  # ego 0 to cameras 1 and 2, camera 3 to ego 0, another moment
+    assert records.tolist() == [
+        [True, False, False, True],
+        [False, True, False, True],
+        [False, False, True, True],
+        [True, True, True, True],
+    ]
 
 
 def test_a_level_without_visible_objects_only_teaches_absence():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from pycocotools import mask as coco
@@ -121,13 +122,19 @@ def test_683_squares_lose_a_pixel():
     assert sum(scored_hw((side, side)) != (480, 480) for side in range(480, 4001)) == 683
 
 
-def test_nearest_is_opencvs():
-    import cv2
-
-    for source in (448, 704, 1408, 1520, 2160, 3840):
-        line = np.arange(source, dtype=np.float32)[None]
-        expected = cv2.resize(line, (480, 1), interpolation=cv2.INTER_NEAREST)[0]
-        assert np.array_equal(nearest_indices(source, 480), expected.astype(np.int64))
+@given(st.integers(1, 5000), st.integers(1, 480))
+@example(1408, 480)
+@example(1520, 269)
+@example(2496, 479)
+@example(3892, 480)  # exact arithmetic takes another pixel
+@example(2038, 480)  # so does a single division
+def test_nearest_is_opencvs(source, size):
+    """Both axes; OpenCV computes them alike."""
+    line = np.arange(source, dtype=np.float32)[None]
+    expected = cv2.resize(line, (size, 1), interpolation=cv2.INTER_NEAREST)[0]
+    assert np.array_equal(nearest_indices(source, size), expected)
+    upright = cv2.resize(np.ascontiguousarray(line.T), (1, size), interpolation=cv2.INTER_NEAREST)[:, 0]
+    assert np.array_equal(upright, expected)
 
 
 def test_resize_nearest_picks_pixels():

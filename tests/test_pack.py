@@ -142,9 +142,37 @@ def test_one_direction_wants_a_word(predictions, annotations, tmp_path):
         == f"{predictions}: no predictions for exo2ego. Run xseg predict --direction exo2ego, or pack with --partial"
     )
     summary = pack(predictions, annotations, tmp_path / "s.json", partial=True)
-    assert list(read_submission(tmp_path / "s.json")) == [Direction.EGO_EXO] and summary.directions_left_out == [
-        "exo2ego"
-    ]
+    assert list(read_submission(tmp_path / "s.json")) == [Direction.EGO_EXO] and summary.left_out == ["exo2ego"]
+
+
+def test_takes_that_are_not_prepared_are_missed(predictions, data, tmp_path):
+    (data / "split.json").write_text(json.dumps({"val": ["take-a", "take-b", "take-c"]}))
+    annotations = open_annotations(data, split="val")
+    with pytest.raises(SubmissionError) as caught:
+        pack(predictions, annotations, tmp_path / "s.json")
+    assert str(caught.value) == (
+        f"{data}: 1 takes of the split are not prepared: take-c. xseg prepare tells why; or give the split's JSON file as "
+        "--data, and --fill; or pack with --partial"
+    )
+    assert pack(predictions, annotations, tmp_path / "s.json", partial=True).left_out == ["take take-c"]
+
+
+def test_frames_whose_query_mask_is_lost_are_answered_all_the_same(predictions, data, tmp_path):
+    """The server's own file has them, and wants an answer."""
+    path = data / "take-a" / "annotation.json"
+    value = json.loads(path.read_text())
+    value["masks"]["red cup _0"]["aria01_214-1"]["30"] = None
+    path.write_text(json.dumps(value))
+    for camera in ("cam01", "cam02"):
+        drop(predictions, "ego2exo", 30, camera)
+    annotations = open_annotations(data, split="val")
+    with pytest.raises(SubmissionError, match="2 predictions are missing .*: .*object 'Bowl_1 '.*; .*object 'Bowl_1 '"):
+        pack(predictions, annotations, tmp_path / "s.json")
+    summary = pack(predictions, annotations, tmp_path / "s.json", fill="propagate")
+    found = answers(tmp_path / "s.json")
+    assert list(found) == ["0", "30", "60"] and found["30"] == {"pred_mask": found["0"]["pred_mask"], "confidence": 0.0}
+    assert (summary.filled, len(summary.missing)) == (4, 2)
+    assert validate(tmp_path / "s.json", annotations).valid
 
 
 @pytest.mark.parametrize(

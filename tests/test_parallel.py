@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
 import pytest
 
-from egoexo_xseg.errors import MediaError
+from egoexo_xseg.errors import MediaError, XsegError
 from egoexo_xseg.parallel import map_processes
 
 
 def double(value: int) -> int:
     if value == 7:
         raise MediaError("seven", where="take 7", remedy="count on")
+    if value == 13:
+        os.kill(os.getpid(), signal.SIGKILL)
     return 2 * value
 
 
@@ -33,3 +38,9 @@ def test_items_are_drawn_as_they_are_needed():
     drawn = []
     results = map_processes(double, (drawn.append(i) or i for i in range(6)), workers=1)
     assert next(results) == 0 and drawn == [0, 1]
+
+
+def test_a_process_that_is_killed_is_told_in_one_line():
+    with pytest.raises(XsegError) as caught:
+        list(map_processes(double, [13, 1], workers=2))
+    assert str(caught.value) == "a process of the pool was killed. Out of memory? Try --workers 1"

@@ -57,6 +57,35 @@ def test_pictures(street):
     assert len(list((street / "pictures").glob("*.png"))) == 2
 
 
+def test_captions_along_the_street(street, tmp_path):
+    take_uid = next(path.parent.name for path in (street / "DATA").glob("*/annotation.json"))
+    masks = json.loads((street / "DATA" / take_uid / "annotation.json").read_text())["masks"]
+    rows = [
+        {
+            "take_uid": take_uid,
+            "object_id": object_id,
+            "camera": camera,
+            "frame": None,
+            "caption": f"red cup {index % 2}",
+        }
+        for index, (object_id, cameras) in enumerate(masks.items())
+        for camera in cameras
+    ]
+    (tmp_path / "captions").mkdir()
+    (tmp_path / "captions" / "captions-1-of-1.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    captions = ("--captions", tmp_path / "captions")
+    result = run("evaluate", street / "submission.json", "--annotations", street / "DATA", *captions)
+    assert result.exit_code == 0, result.output
+    for title in ("words of the caption", "colour in the caption", "caption among the take's objects"):
+        assert f"ego2exo by {title}" in result.stdout
+    result = run("show", street / "PRED", "--data", street / "DATA", "--count", 1, "--out", tmp_path, *captions)
+    assert result.exit_code == 0, result.output
+    line = ("predict", "--direction", "ego2exo", "--data", street / "DATA", "--model", MODEL, "--out", street / "PRED")
+    assert "0 takes predicted, 1 were there" in run(*line, "--captions", "none").stdout
+    problem = "this folder holds predictions made with another captions and shuffle_captions"
+    assert problem in error(*line, *captions, "--shuffle-captions", 3)
+
+
 def test_an_invalid_submission_exits_with_one(street, tmp_path):
     value = json.loads((street / "submission.json").read_text())
     del value["exo-ego"]
@@ -74,6 +103,8 @@ def test_an_invalid_submission_exits_with_one(street, tmp_path):
         (("predict", "--direction", "ego2exo", "--data", "DATA", "--shard", "3/2", "--model", MODEL), "Invalid value for '--shard': '3/2' is not a shard: the second of eight is 2/8. See xseg predict --help."),
         (("predict", "--direction", "sideways", "--data", "DATA"), "Invalid value for '--direction': 'sideways' is not one of 'ego2exo', 'exo2ego'. See xseg predict --help."),
         (("predict", "--direction", "ego2exo", "--data", "DATA", "--device", "tpu", "--model", MODEL), "no device 'tpu' here. Use cpu or cuda; 0 CUDA devices are seen"),
+        (("predict", "--direction", "ego2exo", "--data", "DATA", "--model", MODEL, "--shuffle-captions", "1"), "no captions to shuffle. Give --captions FILE"),
+        (("predict", "--direction", "ego2exo", "--data", "DATA", "--captions", "nowhere"), "Invalid value for '--captions': Path 'nowhere' does not exist. See xseg predict --help."),
         (("pack", "s.json", "--predictions", "DATA", "--data", "DATA"), "DATA: no predictions here. Run xseg predict --out with this folder"),
         (("evaluate", "scores.json", "--annotations", "DATA"), "scores.json: neither ego-exo nor exo-ego results in this file. See xseg validate"),
         (("evaluate", "submission.json", "--annotations", "scores.json"), "scores.json: no annotations in this file. Give relations_*.json or correspondence-gt.json"),
@@ -117,7 +148,8 @@ def test_demo(tmp_path, monkeypatch):
     result = run("demo", tmp_path / "demo")
     assert result.exit_code == 0, result.output
     assert "xseg predict --direction exo2ego" in result.stdout and "Scores" in result.stdout
+    assert "xseg caption" in result.stdout
     made = {path.name for path in (tmp_path / "demo").iterdir()}
-    assert made == {"raw", "data", "predictions", "submission.json", "submission.manifest.json", "scores.json", "pictures", "overview.png"}  # fmt: skip
+    assert made == {"raw", "data", "captions.jsonl", "captions.manifest.json", "predictions", "submission.json", "submission.manifest.json", "scores.json", "pictures", "overview.png"}  # fmt: skip
     again = run("demo", tmp_path / "demo")
     assert again.exit_code == 0 and "xseg sample" not in again.stdout

@@ -111,6 +111,40 @@ def test_captions_are_part_of_the_identity(options, tmp_path):
         predict(replace(options, captions=tmp_path / "captions.jsonl"))
 
 
+def write_captions(path: Path, **texts: str) -> Path:
+    """One caption for each object of take-a, at every frame of the ego camera."""
+    row = {"take_uid": "take-a", "camera": "aria01_214-1", "frame": None}
+    lines = [json.dumps(row | {"object_id": object_id, "caption": text}) for object_id, text in texts.items()]
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(lines))
+    return path
+
+
+def test_shuffled_captions_reach_the_model_and_do_not_mix_with_others(options, tmp_path, monkeypatch):
+    seen: list[tuple[str, str | None]] = []
+    iter_pairs = job.iter_pairs
+
+    def watched(*args):
+        for pair in iter_pairs(*args):
+            seen.extend((entry.object_id, entry.caption) for entry in pair.objects)
+            yield pair
+
+    monkeypatch.setattr(job, "iter_pairs", watched)
+    path = write_captions(tmp_path / "shards" / "one.jsonl", **{"red cup _0": "a cup", "Bowl_1 ": "a bowl"})
+    some = replace(options, takes=("take-a",), captions=path.parent)
+    predict(some)
+    assert set(seen) == {("red cup _0", "a cup"), ("Bowl_1 ", "a bowl")}
+    seen.clear()
+    with pytest.raises(PredictionError, match="made with another captions and shuffle_captions"):
+        predict(replace(some, shuffle_captions=3))
+    predict(replace(some, shuffle_captions=3, out=tmp_path / "shuffled"))
+    assert set(seen) == {("red cup _0", "a bowl"), ("Bowl_1 ", "a cup")}
+    identity = json.loads((tmp_path / "shuffled" / "ego2exo" / "manifest.json").read_text())["identity"]
+    assert identity["shuffle_captions"] == 3
+    with pytest.raises(PredictionError, match="no captions to shuffle. Give --captions FILE"):
+        predict(replace(options, shuffle_captions=3, out=tmp_path / "none"))
+
+
 def test_manifest_says_what_ran(options, tiny_model):
     predict(options)
     manifest = json.loads((options.out / "ego2exo" / "manifest.json").read_text())
@@ -145,9 +179,11 @@ def test_missing_and_broken_frames_are_named_and_tried_again(options):
 
 
 def test_a_batch_that_is_too_large_is_tried_in_parts(options, monkeypatch):
-    def answer(segmenter, batch):
-        if len(batch) > 1 or batch[0][0].frame == 30:
+    def answer(segmenter, batch, calibration):
+        if len(batch) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
+        if batch[0][0].frame == 30:
+            torch.empty(1 << 60, dtype=torch.uint8)  # no machine has as much
         return answer_pairs(segmenter, batch)
 
     answer_pairs = job.answer_pairs
@@ -157,6 +193,15 @@ def test_a_batch_that_is_too_large_is_tried_in_parts(options, monkeypatch):
         f"take take-a, aria01_214-1 to {camera}, frame 30: out of memory on cpu" for camera in ("cam01", "cam02")
     ]
     assert len(read(options.out / "ego2exo" / "take-a.jsonl")) == 8
+
+
+def test_other_faults_of_the_model_are_not_hidden(options, monkeypatch):
+    def answer(*_args):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(job, "answer_pairs", answer)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        predict(options)
 
 
 def test_more_objects_than_proposals_are_answered_in_parts(options):
@@ -184,7 +229,6 @@ def test_killed_in_the_middle_and_started_again(options, tmp_path):
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    (options.out / "ego2exo" / ".take-b.jsonl.1.partial").write_text("half a li")
+    (options.out / "ego2exo" / ".take-b.jsonl.partial").write_text("half a li")
     predict(options)
-    calm, resumed = contents(tmp_path / "calm" / "ego2exo"), contents(options.out / "ego2exo")
-    assert {name: data for name, data in resumed.items() if not name.startswith(".")} == calm
+    assert contents(options.out / "ego2exo") == contents(tmp_path / "calm" / "ego2exo")

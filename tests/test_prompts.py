@@ -139,5 +139,11 @@ def test_unusable_tokenizers(tmp_path):
     with pytest.raises(CheckpointError, match=r"^the tokenizer has no \[SEG\] token$"):
         PromptBuilder.load(tmp_path)
     (tmp_path / "tokenizer.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"the tokenizer cannot be read \("):
+    with pytest.raises(CheckpointError, match=r"the tokenizer cannot be used \("):
+        PromptBuilder.load(tmp_path)
+    byte_tokenizer().save(str(tmp_path / "tokenizer.json"))
+    value = json.loads((tmp_path / "tokenizer.json").read_text())
+    value["model"] = {"type": "WordLevel", "vocab": {}, "unk_token": "none"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(value))
+    with pytest.raises(CheckpointError, match=r"the tokenizer cannot be used \(WordLevel error"):
         PromptBuilder.load(tmp_path)

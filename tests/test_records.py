@@ -17,18 +17,19 @@ MASK = mask_to_rle(np.eye(4, dtype=bool))
 probabilities = st.floats(0, 1)
 
 
-@given(st.text(max_size=20), st.integers(0, 10**6), probabilities, probabilities, probabilities)
+@given(st.text(max_size=20), st.integers(0, 10**6), probabilities, probabilities, st.none() | probabilities)
 def test_round_trip(object_id, frame, visibility, score, margin):
     prediction = Prediction("take", object_id, "aria01_214-1", "cam01", frame, MASK, visibility, score, margin)
     line = prediction.to_line()
     assert "\n" not in line and Prediction.from_line(line) == prediction
 
 
-def test_scores_of_other_methods_default_to_their_confidence():
+def test_other_methods_score_is_their_confidence_and_they_have_no_margin():
     row = json.loads(Prediction("t", "o", "a", "b", 0, MASK, 0.25, 1.0, 1.0).to_line())
     del row["score"], row["margin"]
     prediction = Prediction.from_line(json.dumps(row))
-    assert (prediction.score, prediction.margin) == (0.25, 0.25)
+    assert (prediction.score, prediction.margin) == (0.25, None)
+    assert Prediction.from_line(prediction.to_line()) == prediction and "margin" not in prediction.to_line()
 
 
 @pytest.mark.parametrize(
@@ -61,4 +62,4 @@ def test_directions_spell_both_ways():
 
 
 def test_ego_cameras_are_aria_glasses():
-    assert is_ego("aria01_214-1") and is_ego("Aria02_1201-1") and not is_ego("cam01") and not is_ego("gp03")
+    assert is_ego("aria01_214-1") and is_ego("aria02_1201-1") and not is_ego("cam01") and not is_ego("gp03")

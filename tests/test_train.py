@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,7 +17,8 @@ from safetensors.torch import load_file, save_file
 from egoexo_xseg.config import TrainConfig
 from egoexo_xseg.data import moments
 from egoexo_xseg.errors import XsegError
-from egoexo_xseg.jobs.train import TrainOptions, train
+from egoexo_xseg.jobs.train import HeldOut, TrainOptions, train
+from egoexo_xseg.model.prompts import PromptBuilder
 
 QUICK = {"steps": 4, "batch_size": 2, "num_points": 64, "keep_every": 2, "lr": 1e-3}
 
@@ -180,3 +182,50 @@ def test_two_processes_train_one_model(options, tmp_path, flags):
     assert log(tmp_path / "whole") == log(tmp_path / "resumed") and len(log(tmp_path / "whole")) == 4
     ours, theirs = (weights(tmp_path / name / "model") for name in ("resumed", "whole"))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_split_is_scored_as_training_goes_on(options):
+    held_out = HeldOut(options.data, "val", None, takes=1)
+    config = replace(options.config, validate_every=2, direction="ego2exo")
+    train(replace(options, config=config, held_out=held_out))
+    rows = [json.loads(line) for line in (options.out / "validation.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4]
+    for row in rows:
+        assert row.keys() == {"step", "ego2exo"} and row["ego2exo"]["samples"] == 12
+        assert 0 <= row["ego2exo"]["iou"] <= 1
+    assert sorted(path.name for path in (options.out / "validation").iterdir()) == ["2.png", "4.png"]
+    assert not list(options.out.glob(".*"))
+
+
+def test_validation_changes_no_loss(options, tmp_path):
+    train(options)
+    config = replace(options.config, validate_every=1)
+    train(replace(options, out=tmp_path / "scored", config=config, held_out=HeldOut(options.data, "val", None, 1)))
+    assert log(tmp_path / "scored") == log(options.out)
+
+
+def test_tensorboard_is_optional(options, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(XsegError) as caught:
+        train(replace(options, tensorboard=True))
+    assert str(caught.value) == "TensorBoard is not installed. pip install tensorboard"
+
+
+def test_tensorboard_gets_the_figures_of_the_log(options, monkeypatch):
+    written = []
+    board = SimpleNamespace(add_scalar=lambda *row: written.append(row), flush=lambda: None)
+    module = SimpleNamespace(SummaryWriter=lambda folder, purge_step: board)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    train(replace(options, tensorboard=True))
+    rows = log(options.out)
+    assert [row[1:] for row in written if row[0] == "log/loss"] == [(row["loss"], row["step"]) for row in rows]
+
+
+def test_a_shape_alone_is_trained_from_scratch(options, tmp_path):
+    shape = tmp_path / "config.json"
+    values = json.loads((Path(options.init) / "config.json").read_text())
+    shape.write_text(json.dumps(values | {"language": values["language"] | {"vocab_size": 512}}))
+    train(replace(options, init=str(shape), config=replace(options.config, stage="all")))
+    assert json.loads((options.out / "model" / "config.json").read_text())["untrained"] is False
+    prompts = PromptBuilder.load(options.out / "model")
+    assert len(prompts.build(["red striped box"]).caption_ids) == 5  # three words, a full stop, [SEG]

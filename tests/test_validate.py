@@ -23,7 +23,7 @@ GT = {
         "uid": {
             "subsample_idx": [0, 30, 60],
             "masks": {
-                "cup _0": {EGO: {"0": MASK.to_json(), "30": MASK.to_json()}, "cam01": {"30": MASK.to_json()}},
+                "cup _0": {EGO: {key: MASK.to_json() for key in ("0", "30", "60")}, "cam01": {"30": MASK.to_json()}},
                 "fork": {"cam01": {"0": MASK.to_json()}},
             },
             "annotated_frames": {"cup _0": {EGO: [0, 30], "cam01": [0, 30]}, "fork": {"cam01": [0]}},
@@ -72,7 +72,7 @@ def test_a_submission_without_fault(tmp_path, annotations):
         "more than 99% of the objects predicted alike",
         "the same confidence everywhere: visibility scores 50%",
     }
-    assert report.predictions == {"ego2exo": 2, "exo2ego": 1}
+    assert report.predictions == {"ego2exo": 3, "exo2ego": 1}
 
 
 def frames(value, direction="ego-exo"):
@@ -141,6 +141,8 @@ STRAY[10:30, 10:30], STRAY[300, 470] = True, True
         (edit_mask(size=[480, 480]), f"{DECISIVE}: mask of the wrong size (found 480x480, expected 320x480)"),
         (edit_mask(size=[480, 320]), f"{DECISIVE}: mask of the wrong size (found 480x320, expected 320x480)"),
         (edit_answer(pred_mask=None), f"{DECISIVE}: unusable mask (a mask must be an object with size and counts, found None)"),
+        (edit_answer("0", pred_mask=None), f"{UNSEEN}: unusable mask (a mask must be an object with size and counts, found None)"),
+        (edit_answer("0", pred_mask={"size": [320, 480], "counts": [3, 4]}), f"{UNSEEN}: unusable mask (a mask's counts must be a compressed run-length string, found [3, 4])"),
         (edit_answer(pred_mask={}), f"{DECISIVE}: unusable mask (a mask's size must be [height, width], found None)"),
         (edit_mask(counts=[3, 4]), f"{DECISIVE}: unusable mask (a mask's counts must be a compressed run-length string, found [3, 4])"),
         (edit_mask(counts="0"), f"{DECISIVE}: unusable mask (a mask's runs do not fill its 320x480 pixels)"),
@@ -168,8 +170,10 @@ def test_errors(tmp_path, annotations, edit, line):
         (lambda v: frames(v).update({"90": frames(v)["30"]}), f"{PAIR}: frame that is not asked for ('90')"),
         (lambda v: v["ego-exo"]["results"]["uid"]["masks"]["fork"].update(x={}), f"{TAKE}, object 'fork': camera pair that is not asked for ('x')"),
         (edit_mask("0", size=[480, 480]), f"{UNSEEN}: mask of the wrong size (found 480x480, expected 320x480)"),
-        (edit_answer("0", pred_mask=None), f"{UNSEEN}: unusable mask (a mask must be an object with size and counts, found None)"),
+        (edit_mask("0", counts="0"), f"{UNSEEN}: unusable mask (a mask's runs do not fill its 320x480 pixels)"),
+        (edit_answer("60", pred_mask=None), f"{PAIR}, frame 60: unusable mask (a mask must be an object with size and counts, found None)"),
         (edit_answer(confidence=0.5), f"{DECISIVE}: confidence is exactly 0.5, which counts as not visible"),
+        (edit_answer(confidence=10**400), f"{DECISIVE}: confidence is not a number within 0 and 1 (found {'1' + 56 * '0'}...)"),
         (edit_answer(confidence=99), f"{DECISIVE}: confidence is not a number within 0 and 1 (found 99)"),
         (edit_answer(confidence=True), f"{DECISIVE}: confidence is not a number within 0 and 1 (found True)"),
         (edit_answer(pred_mask=EMPTY), f"{DECISIVE}: empty mask, which only loses points"),

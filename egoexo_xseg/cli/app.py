@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -21,12 +23,62 @@ EXISTING_PATH = click.Path(exists=True, path_type=Path)
 DIRECTIONS = click.Choice(["ego2exo", "exo2ego"])
 
 
+def _talk(_ctx: click.Context, _param: click.Parameter, verbose: bool) -> None:
+    if verbose:
+        logging.basicConfig(format="%(message)s", stream=sys.stderr)
+        logging.getLogger("egoexo_xseg").setLevel(logging.INFO)
+
+
+VERBOSE = click.Option(
+    ["-v", "--verbose"],
+    is_flag=True,
+    expose_value=False,
+    callback=_talk,
+    help="Say what is being done, on standard error.",
+)
+
+
+class Lane(click.Command):
+    """A command that takes -v like the group does: people write it at either place."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(VERBOSE)
+
+
+class CaptionsPath(click.Path):
+    """A file of captions, a folder of shards, or `none`."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return None if value == "none" else super().convert(value, param, ctx)
+
+
+class Shard(click.ParamType):
+    """One part of n, written `i/n` with i from 1."""
+
+    name = "i/n"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        if isinstance(value, tuple):
+            return value
+        index, _, count = value.partition("/")
+        if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+            self.fail(f"{value!r} is not a shard: the second of eight is 2/8", param, ctx)
+        return int(index), int(count)
+
+
 class Street(click.Group):
     """A group whose errors are one line on standard error and exit code 1."""
+
+    command_class = Lane
 
     def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
         if not standalone_mode:
             return super().main(*args, standalone_mode=False, **kwargs)
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # whatever an annotator typed, and whatever the terminal knows
         try:
             sys.exit(super().main(*args, standalone_mode=False, **kwargs) or 0)
         except XsegError as fault:
@@ -41,6 +93,11 @@ class Street(click.Group):
             fail(fault.format_message())
         except (click.Abort, KeyboardInterrupt):
             fail("Interrupted. The same command continues where it stopped.", code=130)
+        except MemoryError:
+            fail("Out of memory.")
+        except BrokenPipeError:  # the reader, a pager or head, has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         except OSError as fault:
             fail(f"{fault.filename}: {fault.strerror}" if fault.filename else str(fault))
 
@@ -69,7 +126,8 @@ def example(*lines: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Append an example to a command's help."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        command.__doc__ = f"{command.__doc__ or ''}\n\n\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
+        text = inspect.cleandoc(command.__doc__ or "")  # or its indentation would show
+        command.__doc__ = f"{text}\n\n\b\nExample:\n" + "\n".join(f"  {line}" for line in lines)
         return command
 
     return decorate
@@ -93,6 +151,18 @@ def workers_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def shard_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--shard", type=Shard(), default="1/1", show_default=True, help="This part of the takes only.")(
+        command
+    )
+
+
+def captions_option(purpose: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`--captions none|PATH`; commands say what for."""
+    what = f"{purpose}: a file of xseg caption, or a folder with a file per shard."
+    return click.option("--captions", type=CaptionsPath(exists=True, path_type=Path), metavar="none|PATH", help=what)
+
+
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
     """Print a table on standard output: words to the left, figures to the right."""
     from rich import box
@@ -106,16 +176,19 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) 
         drawn.add_column(column, justify="right" if figures else "left", no_wrap=True)
     for line in lines:
         drawn.add_row(*line)
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=200)
+        console = Console(highlight=False, markup=False, width=200)
     console.print(drawn)
 
 
-@click.group(cls=Street, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    cls=Street,
+    params=[VERBOSE],
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
 @click.version_option(__version__, prog_name="xseg")
-@click.option("-v", "--verbose", is_flag=True, help="Say what is being done, on standard error.")
-def cli(verbose: bool) -> None:
+def cli() -> None:
     """Find the objects of one camera's view in another's.
 
     xseg takes masks of objects in one view of a synchronized recording (egocentric or exocentric) and finds the same
@@ -126,6 +199,3 @@ def cli(verbose: bool) -> None:
     Start with:
       xseg demo
     """
-    if verbose:
-        logging.basicConfig(format="%(message)s", stream=sys.stderr)
-        logging.getLogger("egoexo_xseg").setLevel(logging.INFO)

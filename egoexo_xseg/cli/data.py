@@ -1,17 +1,21 @@
-"""Commands that make data: sample, prepare."""
+"""Commands that make data: sample, prepare, caption."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from egoexo_xseg.cli.app import (
     EXISTING_FOLDER,
+    FILE,
     FOLDER,
     cli,
     example,
+    fail,
     report_faults,
+    shard_option,
     split_option,
     table,
     takes_option,
@@ -59,3 +63,58 @@ def prepare(raw: Path, data: Path, split: str | None, takes: tuple[str, ...], wo
     report_faults(summary.skipped, "takes were skipped")
     report_faults(summary.notes, "videos are missing or cut short")
     report_faults(summary.faults, "masks were skipped")
+
+
+@cli.command()
+@click.option("--data", type=EXISTING_FOLDER, required=True, help="Prepared takes.")
+@split_option
+@takes_option
+@click.option(
+    "--model",
+    metavar="PATH|HUB_ID",
+    default="llava-hf/llava-1.5-7b-hf",
+    show_default=True,
+    help="A captioner of the LLaVA family.",
+)
+@click.option(
+    "--direction",
+    type=click.Choice(["ego2exo", "exo2ego", "both"]),
+    default="both",
+    show_default=True,
+    help="Whose query views.",
+)
+@click.option(
+    "--per",
+    type=click.Choice(["object", "frame"]),
+    default="object",
+    show_default=True,
+    help="Once per object and camera, where its mask is largest, or at every query frame (far longer).",
+)
+@click.option("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Default: bfloat16 on a GPU, else float32.")
+@click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Objects at a time.")
+@click.option("--out", type=FILE, default="captions.jsonl", show_default=True, help="A line per caption.")
+@shard_option
+@example("xseg caption --data DATA --split val --out captions.jsonl")
+def caption(data: Path, out: Path, device: str | None, **options: Any) -> None:
+    """Describe query objects in words, from their pixels.
+
+    Shows each object to a captioner, highlighted in its query view, and keeps a short noun phrase in OUT, which other
+    commands read as --captions. What was described by the same mask, model and question is not described again, so the
+    same command continues an interrupted run; it exits with 1 if an object had to be left out. With --shard 2/8,
+    captions.jsonl becomes captions-2-of-8.jsonl.
+    """
+    from egoexo_xseg.jobs.caption import CaptionOptions
+    from egoexo_xseg.jobs.caption import caption as run
+    from egoexo_xseg.jobs.predict import check_device
+
+    check_device(device)
+    summary = run(CaptionOptions(data=data, out=out, device=device, **options))
+    click.echo(
+        f"{summary.path}: {summary.written} captions written ({summary.unnamed} name nothing), "
+        f"{summary.already} were there"
+    )
+    report_faults(summary.notes, "masks of the annotations were skipped")
+    if summary.faults:
+        report_faults(summary.faults, "objects have no caption; the same command tries them again")
+        fail(f"{len(summary.faults)} objects have no caption in {summary.path}")

@@ -1,7 +1,8 @@
-"""Commands that run the model: train, predict."""
+"""Commands that make, run and tune the model: train, predict, calibrate."""
 
 from __future__ import annotations
 
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +12,19 @@ from egoexo_xseg.cli.app import (
     DIRECTIONS,
     EXISTING_FILE,
     EXISTING_FOLDER,
+    EXISTING_PATH,
     FOLDER,
+    captions_option,
     cli,
     example,
     fail,
     report_faults,
+    shard_option,
     split_option,
+    table,
     takes_option,
+    workers_option,
 )
-
-
-class Shard(click.ParamType):
-    """One part of n, written `i/n` with i from 1."""
-
-    name = "i/n"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
-        if isinstance(value, tuple):
-            return value
-        index, _, count = value.partition("/")
-        if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-            self.fail(f"{value!r} is not a shard: the second of eight is 2/8", param, ctx)
-        return int(index), int(count)
 
 
 @cli.command()
@@ -41,11 +33,15 @@ class Shard(click.ParamType):
 )
 @click.option("--direction", type=click.Choice(["ego2exo", "exo2ego", "both"]), help="Default: both in one model.")
 @click.option(
-    "--init", metavar="PATH|HUB_ID", default="EnmingZhang/PSALM", show_default=True, help="What to start from."
+    "--init",
+    metavar="PATH|HUB_ID",
+    default="EnmingZhang/PSALM",
+    show_default=True,
+    help="What to start from: a checkpoint, or the config.json of a new model.",
 )
 @click.option("--data", type=EXISTING_FOLDER, help="Prepared takes (default: endless scenes of the sample world).")
 @split_option
-@click.option("--captions", type=EXISTING_FILE, help="Captions of the query objects, JSON lines (default: none).")
+@captions_option("Captions of the query objects")
 @click.option("--config", "recipe", type=EXISTING_FILE, help="Settings, JSON; what is given here goes before it.")
 @click.option("--steps", type=click.IntRange(1), help="How long (default: 4 epochs).")
 @click.option("--batch-size", type=click.IntRange(1), help="Records per process and step (default: 12).")
@@ -54,6 +50,10 @@ class Shard(click.ParamType):
 @click.option("--seed", type=click.IntRange(0), help="Of every random draw (default: 0).")
 @click.option("--fsdp", is_flag=True, help="Spread the model over the processes instead of copying it.")
 @click.option("--device", help="cpu or cuda (default: a GPU if there is one).")
+@click.option("--val-split", metavar="NAME", help="Score takes of this split every now and then (default: none).")
+@click.option("--val-data", type=EXISTING_FOLDER, help="Prepared takes of that split (default: those of --data).")
+@click.option("--val-takes", type=click.IntRange(1), default=4, show_default=True, help="How many of them.")
+@click.option("--tensorboard", is_flag=True, help="Log for TensorBoard too, into OUT/tensorboard.")
 @click.option("--out", type=FOLDER, required=True, help="Receives model/, log.jsonl and what resuming needs.")
 @example(
     "xseg train --stage 1 --direction ego2exo --data DATA --split train --captions CAPTIONS --out stage1",
@@ -61,7 +61,8 @@ class Shard(click.ParamType):
 )
 def train(
     init: str, out: Path, data: Path | None, split: str | None, captions: Path | None, recipe: Path | None,
-    fsdp: bool, device: str | None, **settings: Any,
+    fsdp: bool, device: str | None, val_split: str | None, val_data: Path | None, val_takes: int, tensorboard: bool,
+    **settings: Any,
 ) -> None:  # fmt: skip
     """Train the model: the paper's two stages, or from scratch.
 
@@ -70,12 +71,17 @@ def train(
     """
     from egoexo_xseg.config import TrainConfig
     from egoexo_xseg.jobs.predict import check_device
-    from egoexo_xseg.jobs.train import TrainOptions
+    from egoexo_xseg.jobs.train import HeldOut, TrainOptions
     from egoexo_xseg.jobs.train import train as run
 
     check_device(device)
     config = TrainConfig.read(recipe, **settings)
-    click.echo(f"{run(TrainOptions(init, out, config, data, split, captions, device, fsdp))}: trained")
+    validates, where = val_split or val_data, val_data or data
+    if validates and where is None:
+        raise click.UsageError("--val-split needs --val-data where there is no --data.")
+    held_out = HeldOut(where, val_split, captions, val_takes) if validates else None
+    options = TrainOptions(init, out, config, data, split, captions, device, fsdp, held_out, tensorboard)
+    click.echo(f"{run(options)}: trained")
 
 
 @cli.command()
@@ -84,12 +90,18 @@ def train(
 @split_option
 @takes_option
 @click.option("--model", metavar="PATH|HUB_ID", help="A checkpoint (default: the released one of the direction).")
-@click.option("--captions", type=EXISTING_FILE, help="Captions of the query objects, JSON lines (default: none).")
+@captions_option("Captions of the query objects (default: none)")
+@click.option(
+    "--shuffle-captions",
+    type=click.IntRange(0),
+    metavar="SEED",
+    help="For control: each object gets another's caption.",
+)
 @click.option("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Default: bfloat16 on a GPU, else float32.")
 @click.option("--batch-size", type=click.IntRange(1), default=4, show_default=True, help="Camera pairs at a time.")
 @click.option("--out", type=FOLDER, default="predictions", show_default=True, help="Receives a file per take.")
-@click.option("--shard", type=Shard(), default="1/1", show_default=True, help="This part of the takes only.")
+@shard_option
 @example("xseg predict --direction ego2exo --data DATA --split val --model weights/xseg-tiny --out PRED")
 def predict(direction: str, data: Path, device: str | None, **options: Any) -> None:
     """Predict masks and visibility for every camera pair.
@@ -111,3 +123,48 @@ def predict(direction: str, data: Path, device: str | None, **options: Any) -> N
     if summary.faults:
         report_faults(summary.faults, "pairs have no answer; the same command tries them again")
         fail(f"{len(summary.faults)} pairs have no answer in {summary.folder}")
+
+
+@cli.command()
+@click.argument("predictions", type=EXISTING_FOLDER)
+@click.option("--data", type=EXISTING_PATH, required=True, help="Prepared takes, or annotations with target masks.")
+@split_option
+@click.option("--model", type=EXISTING_FOLDER, help="The checkpoint that predicted; predict then applies what it gets.")
+@click.option("--out", type=FOLDER, help="Receives the predictions with calibrated confidences, and the calibration.")
+@click.option("--from", "source", type=EXISTING_FILE, help="Apply this calibration.json instead of fitting a new one.")
+@workers_option
+@example(
+    "xseg calibrate PRED --data DATA --split val --model weights/xseg-tiny",
+    "xseg calibrate OTHERS_VAL --data DATA --split val --out CALIBRATED",
+    "xseg calibrate OTHERS_TEST --data DATA --split test --from CALIBRATED/calibration.json --out CALIBRATED_TEST",
+)
+def calibrate(predictions: Path, source: Path | None, **options: Any) -> None:
+    """Fit confidences so that 0.5 parts visible from hidden best.
+
+    Learns from PREDICTIONS of a validation split, ours or another method's, how scores, margins, sizes and cuts at the
+    image border tell visibility, for each direction. Prints balanced accuracy, log loss and calibration error as
+    predicted and on takes left out of the fit, and draws them beside calibration.json.
+    """
+    from egoexo_xseg.jobs.calibrate import CalibrateOptions, recalibrate
+    from egoexo_xseg.jobs.calibrate import calibrate as run
+
+    wanted = CalibrateOptions(predictions, **options)
+    if source:
+        click.echo(f"{wanted.out}: {recalibrate(wanted, source)} predictions with calibrated confidences")
+        return
+    summary = run(wanted)
+    for direction, judged in summary.judged.items():
+        print_judged(direction.value, judged)
+    report_faults(summary.notes, "remarks")
+    for path in summary.files:
+        click.echo(path)
+
+
+def print_judged(name, judged) -> None:
+    """How good confidences were, and how good each candidate made them."""
+    rows = [
+        (f"{label} (kept)" if label == judged.chosen else label, *(f"{value:.4f}" for value in astuple(quality)))
+        for label, quality in judged.qualities.items()
+    ]
+    table(name, ("confidence", "balanced accuracy", "log loss", "calibration error"), rows)
+    click.echo(f"{judged.basis}\n")

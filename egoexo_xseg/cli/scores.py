@@ -13,6 +13,7 @@ from egoexo_xseg.cli.app import (
     EXISTING_PATH,
     FILE,
     FOLDER,
+    captions_option,
     cli,
     example,
     fail,
@@ -42,7 +43,7 @@ def annotations_option(command):
     show_default=True,
     help="What stands for a missing prediction: nothing (an error), a pixel, or the nearest frame's mask.",
 )
-@click.option("--partial", is_flag=True, help="Allow a file of one direction, which the server refuses.")
+@click.option("--partial", is_flag=True, help="Allow what the server refuses: only one direction, or not all takes.")
 @example("xseg pack submission.json --predictions PRED --data DATA --split val")
 def pack(submission: Path, predictions: Path, data: Path, split: str | None, fill: str, partial: bool) -> None:
     """Write the challenge's submission from predictions.
@@ -54,8 +55,8 @@ def pack(submission: Path, predictions: Path, data: Path, split: str | None, fil
 
     summary = run(predictions, open_annotations(data, split=split), submission, fill=fill, partial=partial)
     table(f"Packed {submission}", ("figure", "value"), summary.rows())
-    for direction in summary.directions_left_out:
-        click.echo(f"Warning: {submission} holds no {direction}: the server refuses it.", err=True)
+    for name in summary.left_out:
+        click.echo(f"Warning: {submission} holds no {name}: the server refuses it.", err=True)
 
 
 @cli.command()
@@ -97,6 +98,7 @@ def validate(submission: Path, annotations: Path, split: str | None, as_json: bo
 @split_option
 @click.option("--json", "json_path", type=FILE, help="Write the scores to this file.")
 @click.option("--per-sample", type=FILE, help="Write every sample's scores to this file (CSV).")
+@captions_option("Tables by what the captions say")
 @workers_option
 @example("xseg evaluate submission.json --annotations RAW/annotations/relations_val.json --json scores.json")
 def evaluate(
@@ -105,18 +107,21 @@ def evaluate(
     split: str | None,
     json_path: Path | None,
     per_sample: Path | None,
+    captions: Path | None,
     workers: int | None,
 ) -> None:
     """Compute the official scores of submissions.
 
     Equal to the official evaluator's values. Each SUBMISSION may hold one direction or both. Tables show the mean IoU
-    by object size, take and camera, with 95% intervals from drawing whole takes anew.
+    by object size, take and camera (and by what captions say), with 95% intervals from drawing whole takes anew.
     """
     from egoexo_xseg.data.annotations import open_annotations
+    from egoexo_xseg.data.captions import Captions
     from egoexo_xseg.jobs.evaluate import evaluate as run
     from egoexo_xseg.jobs.evaluate import write_samples, write_scores
 
     truth = open_annotations(annotations, split=split)
+    known = Captions.read(captions) if captions else None
     evaluation = run(submissions, truth, workers=workers)
     if json_path:
         write_scores(evaluation, json_path)
@@ -124,7 +129,7 @@ def evaluate(
         write_samples(evaluation, per_sample)
     print_scores(evaluation)
     for direction in evaluation.samples:
-        for name, groups in evaluation.tables(direction).items():
+        for name, groups in evaluation.tables(direction, known).items():
             rows = [(g.name, g.samples, f"{g.iou:.4f}", f"{g.low:.4f} - {g.high:.4f}") for g in groups]
             table(f"{direction.value} by {name}", (name, "samples", "IoU", "95% interval"), rows)
     report_faults(truth.faults, "masks of the annotations were skipped")
@@ -142,7 +147,11 @@ def print_scores(evaluation) -> None:
         "samples",
     )
     rows = [
-        (direction.value, *(f"{value:.4f}" for value in list(scores.to_json().values())[:-1]), scores.samples)
+        (
+            direction.value,
+            *("-" if value is None else f"{value:.4f}" for value in list(scores.to_json().values())[:-1]),
+            scores.samples,
+        )
         for direction, scores in evaluation.scores.items()
     ]
     table("Scores", columns, rows)
@@ -153,7 +162,7 @@ def print_scores(evaluation) -> None:
 @click.option("--data", type=EXISTING_FOLDER, required=True, help="Prepared takes.")
 @split_option
 @takes_option
-@click.option("--captions", type=EXISTING_FILE, help="Captions to print beside the objects.")
+@captions_option("Printed beside the objects")
 @click.option("--frame", type=int, help="Only this frame.")
 @click.option(
     "--which",
@@ -179,14 +188,11 @@ def show(
     """Draw query, prediction and ground truth side by side."""
     from egoexo_xseg.data.annotations import open_annotations
     from egoexo_xseg.data.captions import Captions
-    from egoexo_xseg.jobs.show import Answerer, choose, iter_shown
+    from egoexo_xseg.jobs.show import Answerer, choose, load_shown
     from egoexo_xseg.jobs.show import show as run
 
-    records = iter_shown(
-        Answerer(source),
-        open_annotations(data, split=split, takes=takes),
-        Captions.read(captions) if captions else None,
-    )
-    found = [record for record in records if frame is None or record.pair.frame == frame]
-    for path in run(choose(found, count, which), out):
+    answers, annotations = Answerer(source), open_annotations(data, split=split, takes=takes)
+    places = choose(answers, annotations, count, which, frame)
+    known = Captions.read(captions) if captions else None
+    for path in run(load_shown(places, answers, annotations, known), out):
         click.echo(path)

@@ -6,13 +6,13 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from egoexo_xseg.data.lzstring import decompress
 from egoexo_xseg.errors import AnnotationError, MaskError
-from egoexo_xseg.masks import Rle, rle_to_runs
+from egoexo_xseg.masks import Rle, rle_to_runs, scored_hw
 from egoexo_xseg.records import is_ego
 
 MAX_FRAME = 10**7
@@ -47,7 +47,9 @@ class Take:
     """One recording's objects: `masks[object_id][camera][frame]`, and the frames that an annotator looked at.
 
     An annotated frame without a mask says that the object is not visible; a frame that is not annotated says nothing.
-    `camera_hw` is each camera's original (height, width); `folder` holds `<camera>/<frame>.jpg` of a prepared take.
+    `lost_frames` have a mask that could not be used: nothing can be asked about them, and the server still wants an
+    answer. `camera_hw` is each camera's original (height, width), that of `guessed` ones for want of any mask or word;
+    `folder` holds `<camera>/<frame>.jpg` of a prepared take.
     """
 
     take_uid: str
@@ -58,6 +60,8 @@ class Take:
     sampled_frames: tuple[int, ...]
     camera_hw: dict[str, tuple[int, int]]
     folder: Path | None = None
+    lost_frames: dict[str, dict[str, tuple[int, ...]]] = field(default_factory=dict)
+    guessed: frozenset[str] = frozenset()
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -66,20 +70,54 @@ class Take:
         return tuple(sorted(listed | set(self.camera_hw)))
 
 
+@dataclass(frozen=True, slots=True)
+class UnreadTake:
+    """A take as it stands in a file: cheap to hand to another process, which reads it there."""
+
+    take_uid: str
+    source: Any  # a JSON value, or the folder of a processed take
+
+    def read(self) -> tuple[Take, list[Fault]]:
+        """The take, and what had to be skipped in it."""
+        faults: list[Fault] = []
+        if isinstance(self.source, Path):
+            return _read_take(self.take_uid, read_json(self.source / "annotation.json"), faults, self.source), faults
+        entry = self.source
+        if not isinstance(entry, dict):
+            faults.append(Fault("a take must be a JSON object", self.take_uid))
+            entry = {}
+        read = _read_relations if "object_masks" in entry else _read_take
+        return read(self.take_uid, entry, faults), faults
+
+
 class Annotations:
-    """Takes that are read one by one; whatever had to be skipped is collected in `faults`."""
+    """Takes that are read one by one; whatever had to be skipped is collected in `faults`.
+
+    `unprepared` takes belong to the split too, but `xseg prepare` did not, or could not, make them.
+    """
 
     def __init__(self, source: Path, rooms: _File | _Folder, take_uids: tuple[str, ...]) -> None:
         self.source, self._rooms, self.take_uids = source, rooms, take_uids
+        self.unprepared = rooms.unprepared
         self.faults: list[Fault] = []
 
-    def load(self, take_uid: str) -> Take:
+    def unread(self, take_uid: str) -> UnreadTake:
         if take_uid not in self.take_uids:
             raise AnnotationError(f"no take {take_uid!r} here", where=self.source)
-        faults: list[Fault] = []
-        take = self._rooms.read(take_uid, faults)
-        self.faults += [fault for fault in faults if fault not in self.faults]
+        return UnreadTake(take_uid, self._rooms.source(take_uid))
+
+    def load(self, take_uid: str) -> Take:
+        take, faults = self.unread(take_uid).read()
+        self.note(faults)
         return take
+
+    def note(self, faults: Sequence[Fault]) -> None:
+        """Remember what had to be skipped, once, however often the take is read."""
+        self.faults += [fault for fault in faults if fault not in self.faults]
+
+    def name(self, take_uid: str) -> str:
+        """The take's name, or nothing, without reading its masks."""
+        return self._rooms.name(take_uid)
 
     def __iter__(self) -> Iterator[Take]:
         return map(self.load, self.take_uids)
@@ -106,6 +144,8 @@ def open_annotations(path: Path, *, split: str | None = None, takes: Sequence[st
 class _File:
     """A JSON file of many takes: `relations_*.json` or `correspondence-gt.json`."""
 
+    unprepared: tuple[str, ...] = ()
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.takes = read_json(path).get("annotations")
@@ -119,14 +159,8 @@ class _File:
         entry = self.takes[uid]
         return _text(entry.get("take_name")) if isinstance(entry, dict) else ""
 
-    def read(self, uid: str, faults: list[Fault]) -> Take:
-        entry = self.takes[uid]
-        if not isinstance(entry, dict):
-            faults.append(Fault("a take must be a JSON object", uid))
-            entry = {}
-        if "object_masks" in entry:
-            return _read_relations(uid, entry, faults)
-        return _read_take(uid, entry, faults)
+    def source(self, uid: str) -> Any:
+        return self.takes[uid]
 
 
 class _Folder:
@@ -142,17 +176,17 @@ class _Folder:
         else:
             known = ", ".join(map(str, splits)) or "none"
             raise AnnotationError(f"no split {split!r}", where=path / "split.json", remedy=f"It has: {known}")
-        self.take_uids = tuple(
-            uid for uid in uids if NAME.fullmatch(uid) and (path / uid / "annotation.json").is_file()
-        )
+        uids = [uid for uid in uids if NAME.fullmatch(uid)]
+        self.take_uids = tuple(uid for uid in uids if (path / uid / "annotation.json").is_file())
+        self.unprepared = tuple(uid for uid in uids if uid not in self.take_uids)
         if not self.take_uids:
             raise AnnotationError("no prepared takes here", where=path, remedy="Run xseg prepare first")
 
     def name(self, uid: str) -> str:
         return _text(read_json(self.path / uid / "annotation.json").get("take_name"))
 
-    def read(self, uid: str, faults: list[Fault]) -> Take:
-        return _read_take(uid, read_json(self.path / uid / "annotation.json"), faults, self.path / uid)
+    def source(self, uid: str) -> Path:
+        return self.path / uid
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -173,36 +207,50 @@ def _read_relations(uid: str, entry: Mapping[str, Any], faults: list[Fault]) -> 
     masks: dict[str, Any] = {}
     annotated: dict[str, Any] = {}
     for object_id, cameras in _items(entry.get("object_masks"), uid, faults):
+        masks[object_id], annotated[object_id] = {}, {}
         for camera, track in _items(cameras, uid, faults, object_id):
             track = track if isinstance(track, dict) else {}
-            masks.setdefault(object_id, {})[camera] = track.get("annotation") or {}
-            annotated.setdefault(object_id, {})[camera] = track.get("annotated_frames") or []
+            masks[object_id][camera] = track.get("annotation") or {}
+            annotated[object_id][camera] = track.get("annotated_frames") or []
     return _read_take(uid, {**entry, "masks": masks, "annotated_frames": annotated}, faults)
 
 
 def _read_take(uid: str, entry: Mapping[str, Any], faults: list[Fault], folder: Path | None = None) -> Take:
     """A take in the processed form; `masks` may be packed ones of the raw release as well."""
     masks: Masks = {}
-    annotated: dict[str, dict[str, tuple[int, ...]]] = {}
-    looked = entry.get("annotated_frames")
-    looked = looked if isinstance(looked, dict) else {}
+    lost: dict[str, dict[str, set[int]]] = {}
     for object_id, cameras in _items(entry.get("masks"), uid, faults):
-        masks[object_id], annotated[object_id] = {}, {}
-        own = looked.get(object_id)
-        own = own if isinstance(own, dict) else {}
+        masks[object_id], lost[object_id] = {}, {}
         for camera, track in _items(cameras, uid, faults, object_id):
             if not NAME.fullmatch(camera):
                 faults.append(Fault("not a camera's name", uid, object_id, camera))
                 continue
-            found, broken = _read_track(track, (uid, object_id, camera), faults)
-            masks[object_id][camera] = found
+            masks[object_id][camera], lost[object_id][camera] = _read_track(track, (uid, object_id, camera), faults)
+    known, guessed = _camera_sizes(uid, masks, lost, entry.get("camera_size"), faults)
+    looked = entry.get("annotated_frames")
+    looked = looked if isinstance(looked, dict) else {}
+    annotated = {
+        object_id: {
             # A frame whose mask was lost is unknown: taken as annotated, it would claim that the object is absent.
-            annotated[object_id][camera] = tuple(sorted(_frames(own.get(camera)) - broken))
-    sizes = _camera_sizes(uid, masks, annotated, entry.get("camera_size"), faults)
+            camera: tuple(sorted(_frames(_child(looked.get(object_id), camera)) - own))
+            for camera, own in cameras.items()
+        }
+        for object_id, cameras in lost.items()
+    }
     frames = _frames(entry.get("subsample_idx"))
     frames = frames or {frame for cameras in annotated.values() for track in cameras.values() for frame in track}
-    name, scenario = _text(entry.get("take_name")), _text(entry.get("scenario"))
-    return Take(uid, name, scenario, masks, annotated, tuple(sorted(frames)), sizes, folder)
+    return Take(
+        take_uid=uid,
+        take_name=_text(entry.get("take_name")),
+        scenario=_text(entry.get("scenario")),
+        masks=masks,
+        annotated_frames=annotated,
+        sampled_frames=tuple(sorted(frames)),
+        camera_hw=known | guessed,
+        folder=folder,
+        lost_frames={o: {c: tuple(sorted(own)) for c, own in cameras.items()} for o, cameras in lost.items()},
+        guessed=frozenset(guessed),
+    )
 
 
 def _read_track(track: object, place: tuple[str, str, str], faults: list[Fault]) -> tuple[dict[int, Rle], set[int]]:
@@ -232,13 +280,17 @@ def _decode(coded: object) -> Rle:
         coded = {"size": [coded.get("height"), coded.get("width")], "counts": decompress(packed)}
     rle = Rle.from_json(coded)
     rle_to_runs(rle)
+    scored_hw(rle.hw)
     return rle
 
 
 def _camera_sizes(
-    uid: str, masks: Masks, annotated: dict[str, dict[str, tuple[int, ...]]], given: object, faults: list[Fault]
-) -> dict[str, tuple[int, int]]:
-    """Each camera's size as most of its masks have it, or as given; masks of another size are taken out."""
+    uid: str, masks: Masks, lost: dict[str, dict[str, set[int]]], given: object, faults: list[Fault]
+) -> tuple[dict[str, tuple[int, int]], dict[str, tuple[int, int]]]:
+    """Each camera's size as most of its masks have it, or as given, and what is likely for the others.
+
+    Masks of another size are taken out.
+    """
     votes: dict[str, Counter[tuple[int, int]]] = {}
     for cameras in masks.values():
         for camera, track in cameras.items():
@@ -250,19 +302,20 @@ def _camera_sizes(
                 height, width = track.pop(frame).hw
                 problem = f"a mask of {height}x{width} in a camera of {sizes[camera][0]}x{sizes[camera][1]}"
                 faults.append(Fault(problem, uid, object_id, camera, str(frame)))
-                annotated[object_id][camera] = tuple(f for f in annotated[object_id][camera] if f != frame)
+                lost[object_id][camera].add(frame)
     for camera, hw in _items(given if given is not None else {}, uid, faults):
         if NAME.fullmatch(camera) and camera not in sizes and isinstance(hw, list):
             try:
-                sizes[camera] = Rle.from_json({"size": hw, "counts": ""}).hw
+                size = Rle.from_json({"size": hw, "counts": ""}).hw
+                scored_hw(size)
+                sizes[camera] = size
             except MaskError as fault:
                 faults.append(Fault(str(fault), uid, camera=camera))
-    for camera in sorted({camera for cameras in masks.values() for camera in cameras} - set(sizes)):
-        sizes[camera] = _likely_size(camera, sizes)
-    return sizes
+    listed = {camera for cameras in masks.values() for camera in cameras}
+    return sizes, {camera: likely_size(camera, sizes) for camera in sorted(listed - set(sizes))}
 
 
-def _likely_size(camera: str, sizes: dict[str, tuple[int, int]]) -> tuple[int, int]:
+def likely_size(camera: str, sizes: dict[str, tuple[int, int]]) -> tuple[int, int]:
     """For a camera that no object was ever seen in: its answers are demanded, but their size is not checked."""
     alike = Counter(hw for other, hw in sizes.items() if is_ego(other) == is_ego(camera))
     return max(alike, key=lambda hw: (alike[hw], hw)) if alike else USUAL_HW[is_ego(camera)]
@@ -276,6 +329,10 @@ def _items(
         return list(value.items())
     faults.append(Fault("masks must be a JSON object", uid, object_id, camera))
     return []
+
+
+def _child(value: object, key: str) -> object:
+    return value.get(key) if isinstance(value, dict) else None
 
 
 def _frames(value: object) -> set[int]:

@@ -107,10 +107,8 @@ def _paint(
         piece = np.repeat(np.arange(len(widths)), widths)
         left = left[piece] + np.arange(len(piece)) - np.repeat(np.cumsum(widths) - widths, widths)
         top, bottom = top[piece], bottom[piece]
-    edges = np.zeros((hw[0] + 1, hw[1]), np.int32)
-    np.add.at(edges, (top, left), 1)
-    np.add.at(edges, (bottom, left), -1)
-    return np.cumsum(edges[:-1], axis=0) > 0
+    begin, end = (np.bincount(row * hw[1] + left, minlength=(hw[0] + 1) * hw[1]) for row in (top, bottom))
+    return np.cumsum((begin - end).reshape(hw[0] + 1, hw[1])[:-1], axis=0) > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +151,11 @@ def _contour_of_any(
 
 def _contour(mask: Bool[np.ndarray, "h w"], touches: tuple[bool, bool]) -> Bool[np.ndarray, "h w"]:
     """Pixels that differ from their right, lower or lower right neighbour; `touches` the image's bottom and right."""
-    right, below, diagonal = np.zeros_like(mask), np.zeros_like(mask), np.zeros_like(mask)
-    right[:, :-1], below[:-1], diagonal[:-1, :-1] = mask[:, 1:], mask[1:], mask[1:, 1:]
-    contour = (mask ^ right) | (mask ^ below) | (mask ^ diagonal)
+    height, width = mask.shape
+    padded = np.zeros((height + 1, width + 1), bool)
+    padded[:height, :width] = mask
+    right, below = padded[:height, 1:], padded[1:, :width]
+    contour = (mask ^ right) | (mask ^ below) | (mask ^ padded[1:, 1:])
     # At the image's own border there is nothing to differ from.
     if touches[0]:
         contour[-1] = mask[-1] ^ right[-1]

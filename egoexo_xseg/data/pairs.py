@@ -15,28 +15,31 @@ Required = dict[str, dict[tuple[str, str], tuple[int, ...]]]
 def required_keys(take: Take, direction: Direction) -> Required:
     """What the server's validator demands of a take, invisible and unscored targets included.
 
-    For each object with an ego camera: every exo camera listed under it, with every frame that has a query mask.
-    Objects without an ego camera are there, and empty.
+    For each object with an ego camera: every exo camera listed under it, with every frame that has a query mask, be it
+    one that cannot be used. Objects without an ego camera are there, and empty.
     """
     required: Required = {}
     for object_id, cameras in take.masks.items():
         targets = _target_cameras(take, object_id, direction)
         queries = [camera for camera in cameras if is_ego(camera) == direction.query_is_ego]
+        lost = take.lost_frames.get(object_id, {})
         required[object_id] = {
-            (query, target): tuple(sorted(cameras[query])) for query in sorted(queries) for target in targets
+            (query, target): tuple(sorted({*cameras[query], *lost.get(query, ())}))
+            for query in sorted(queries)
+            for target in targets
         }
     return required
 
 
 def iter_pairs(take: Take, direction: Direction, captions: Captions | None = None) -> Iterator[Pair]:
-    """All objects of one query camera, target camera and frame together, frame by frame.
+    """All objects with a query mask in one query camera, target camera and frame together, frame by frame.
 
     Objects stand in the annotations' order. A mask in a frame that nobody annotated is not scored, and not a target.
     """
     objects: dict[tuple[int, str, str], list[str]] = {}
     for object_id, cameras in required_keys(take, direction).items():
-        for (query, target), frames in cameras.items():
-            for frame in frames:
+        for query, target in cameras:
+            for frame in take.masks[object_id][query]:
                 objects.setdefault((frame, query, target), []).append(object_id)
     for (frame, query, target), object_ids in sorted(objects.items()):
         yield Pair(

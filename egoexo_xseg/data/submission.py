@@ -59,7 +59,7 @@ class SubmissionWriter:
         self._file.write(f'{opening}"{direction.challenge_key}": {{{head}, "results": {{')
         for index, (uid, answers, frames) in enumerate(takes):
             entry = {"masks": _spell(answers), "subsample_idx": frames}
-            text = json.dumps(entry, allow_nan=False, ensure_ascii=False)
+            text = json.dumps(entry, allow_nan=False)
             self._file.write(f"{', ' if index else ''}{json.dumps(uid)}: {text}")
         self._file.write("}}")
         self._directions += 1
@@ -85,9 +85,10 @@ def _spell(answers: Answers) -> dict[str, Any]:
 def written_whole(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     """A file (of text, unless `mode` is "wb") that gets its name only when all of it is written."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open(mode, encoding=None if "b" in mode else "utf-8") as file:
+        text = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace"}
+        with partial.open(mode, **text) as file:
             yield file
         os.replace(partial, path)
     finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -22,7 +21,7 @@ from egoexo_xseg.data.submission import pair_key, written_whole
 from egoexo_xseg.errors import XsegError
 from egoexo_xseg.jobs.charts import write_figure
 from egoexo_xseg.jobs.evaluate import iter_scored, resample
-from egoexo_xseg.jobs.manifest import check_manifest, versions, write_manifest
+from egoexo_xseg.jobs.manifest import settle_folder, versions
 from egoexo_xseg.jobs.predict import PredictOptions, Predictor, to_predictions
 from egoexo_xseg.masks import scored_hw
 from egoexo_xseg.model.checkpoint import checkpoint_hash
@@ -173,7 +172,7 @@ class Study:
             "direction": [direction.value for direction in options.directions],
             "model": self.models,
             "choice of takes": list(self.annotations.take_uids),
-            "captions": hashlib.sha256(captions.read_bytes()).hexdigest() if captions else None,
+            "captions": Captions.read(captions).hash if captions else None,
             "dtype": first.dtype,
         }
         manifest = {
@@ -187,9 +186,7 @@ class Study:
             "threads": torch.get_num_threads(),
             "versions": versions(),
         }
-        path = options.out / "manifest.json"
-        check_manifest(path, manifest["identity"], where=options.out, holds="this folder holds results")
-        write_manifest(path, manifest)
+        settle_folder(options.out, manifest, holds="results")
 
     @torch.inference_mode()
     def measure(self, function: Measure, name: str = "answers") -> dict[Direction, Columns]:

@@ -22,7 +22,7 @@ from egoexo_xseg.jobs.analyze import (
 )
 from egoexo_xseg.jobs.charts import BLUE, MUTED, ORANGE, new_figure, plain
 from egoexo_xseg.jobs.embeddings import Aligned, Views
-from egoexo_xseg.jobs.show import FAINT, INK
+from egoexo_xseg.jobs.pictures import FAINT, INK
 from egoexo_xseg.records import Direction
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from egoexo_xseg.jobs.analyze import (
     write_results,
 )
 from egoexo_xseg.jobs.charts import BLUE, ORANGE, RULE, new_figure, plain
-from egoexo_xseg.jobs.show import FAINT
+from egoexo_xseg.jobs.pictures import FAINT
 from egoexo_xseg.model.segmenter import CrossViewSegmenter
 from egoexo_xseg.records import Direction, Prediction
 

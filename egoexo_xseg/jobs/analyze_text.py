@@ -26,7 +26,7 @@ from egoexo_xseg.jobs.analyze import (
 )
 from egoexo_xseg.jobs.charts import BLUE, ORANGE, RULE, new_figure, plain
 from egoexo_xseg.jobs.evaluate import SIZES, size_name
-from egoexo_xseg.jobs.show import FAINT, INK
+from egoexo_xseg.jobs.pictures import FAINT, INK
 from egoexo_xseg.records import Direction, Prediction
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def analyze_text(options: AnalyzeOptions, seed: int = 0) -> tuple[str, list[str]
     if options.captions is None:
         raise XsegError("captions are needed", remedy="Give --captions")
     captions = Captions.read(options.captions)
-    shuffled = shuffle_captions(captions, seed)
+    shuffled = captions.shuffled(seed)
     study = Study(options)
     study.begin("text", seed=seed)
     measured = study.measure(partial(_measure, captions, shuffled))
@@ -61,22 +61,6 @@ def analyze_text(options: AnalyzeOptions, seed: int = 0) -> tuple[str, list[str]
     text = _text(options, measured, figures, seed)
     write_results(options.out, "text", (header, rows), text, partial(_draw, figures))
     return text, study.faults
-
-
-def shuffle_captions(captions: Captions, seed: int) -> Captions:
-    """Every object gets another's captions: in a random circle, each those of the next."""
-    own: dict[tuple[str, str], list[str]] = {}
-    for (take_uid, object_id, _, _), caption in captions._captions.items():
-        own.setdefault((take_uid, object_id), []).append(caption)
-    if len(own) < 2:
-        raise XsegError("captions of several objects are needed to shuffle them")
-    order = [sorted(own)[index] for index in np.random.default_rng(seed).permutation(len(own))]
-    others = {each: own[other] for each, other in zip(order, [*order[1:], order[0]], strict=True)}
-    found = {}
-    for index, key in enumerate(captions._captions):
-        other = others[key[:2]]
-        found[key] = other[index % len(other)]
-    return Captions(found)
 
 
 def _measure(

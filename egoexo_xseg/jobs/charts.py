@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from egoexo_xseg.data.submission import written_whole
-from egoexo_xseg.jobs.show import FAINT, INK
+from egoexo_xseg.jobs.pictures import FAINT, INK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -13,7 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from egoexo_xseg.data.annotations import Annotations, Take
+from egoexo_xseg.data.annotations import Annotations, Fault, Take, UnreadTake
+from egoexo_xseg.data.captions import Captions
 from egoexo_xseg.data.metrics import (
     CONFIDENCE_THRESHOLD,
     BoxedMask,
@@ -23,6 +25,7 @@ from egoexo_xseg.data.metrics import (
     score_masks,
 )
 from egoexo_xseg.data.pairs import iter_pairs
+from egoexo_xseg.data.phrases import FALLBACK, names_colour
 from egoexo_xseg.data.submission import pair_key, read_submission, written_whole
 from egoexo_xseg.errors import MaskError, SubmissionError
 from egoexo_xseg.masks import Rle, rle_area
@@ -31,6 +34,7 @@ from egoexo_xseg.progress import track
 from egoexo_xseg.records import Direction
 
 LISTED = 5
+MAX_FLOAT = sys.float_info.max
 
 SIZES = (
     (0.001, "< 0.1%"),
@@ -41,6 +45,8 @@ SIZES = (
     (1.0, "> 5%"),
 )
 """Upper bounds of the groups by the object's share of the image."""
+
+WORDS = ("1", "2", "3", "4 or more")
 
 RESAMPLES = 1000
 
@@ -75,8 +81,10 @@ class Scores:
     existence_accuracy: float
     samples: int
 
-    def to_json(self) -> dict[str, float | int]:
-        return {entry.name: getattr(self, entry.name) for entry in fields(self)}
+    def to_json(self) -> dict[str, float | int | None]:
+        """By name; what is undefined (no absent object, none visible) is None."""
+        values = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return {name: None if value != value else value for name, value in values.items()}
 
 
 @dataclass(frozen=True)
@@ -100,17 +108,18 @@ class Evaluation:
     def scores(self) -> dict[Direction, Scores]:
         return {direction: summarise(samples) for direction, samples in self.samples.items()}
 
-    def to_json(self) -> dict[str, dict[str, float | int]]:
+    def to_json(self) -> dict[str, dict[str, float | int | None]]:
         return {direction.value: scores.to_json() for direction, scores in self.scores.items()}
 
-    def tables(self, direction: Direction) -> dict[str, list[GroupRow]]:
-        """IoU of visible objects by their size, by take and by camera."""
+    def tables(self, direction: Direction, captions: Captions | None = None) -> dict[str, list[GroupRow]]:
+        """IoU of visible objects by their size, by take, by camera, and by what is said of them."""
         samples = [sample for sample in self.samples[direction] if sample.visible]
-        return {
+        tables = {
             "object size": group(samples, lambda sample: size_name(sample.area_share), [name for _, name in SIZES]),
             "take": group(samples, lambda sample: sample.take_uid),
             "target camera": group(samples, lambda sample: sample.target_camera),
         }
+        return tables | (_caption_tables(samples, captions) if captions is not None else {})
 
 
 def evaluate(submissions: Sequence[Path], annotations: Annotations, *, workers: int | None = None) -> Evaluation:
@@ -126,13 +135,15 @@ def evaluate(submissions: Sequence[Path], annotations: Annotations, *, workers: 
                 raise SubmissionError(f"a second file with {direction.challenge_key} results", where=path)
             results[direction] = takes
     jobs = (
-        (take, {direction: takes.get(take.take_uid) for direction, takes in results.items()}) for take in annotations
+        (annotations.unread(uid), {direction: takes.get(uid) for direction, takes in results.items()})
+        for uid in annotations.take_uids
     )
     samples: dict[Direction, list[ScoredSample]] = {direction: [] for direction in results}
     faults: list[str] = []
-    for scored, found in track(map_processes(_score_take, jobs, workers), "Evaluating takes", total=len(annotations)):
-        faults += found
-        for direction, own in scored.items():
+    for take in track(map_processes(_score_take, jobs, workers), "Evaluating takes", total=len(annotations)):
+        annotations.note(take.skipped)
+        faults += take.faults
+        for direction, own in take.samples.items():
             samples[direction] += own
     if faults:
         shown = "; ".join(faults[:LISTED]) + ("; ..." if len(faults) > LISTED else "")
@@ -147,11 +158,21 @@ def evaluate(submissions: Sequence[Path], annotations: Annotations, *, workers: 
     return Evaluation(samples)
 
 
-def _score_take(job: tuple[Take, dict[Direction, Any]]) -> tuple[dict[Direction, list[ScoredSample]], list[str]]:
-    take, results = job
+@dataclass(frozen=True)
+class _Scored:
+    """One take's samples, answers that cannot be scored, and masks of the annotations that were skipped."""
+
+    samples: dict[Direction, list[ScoredSample]]
+    faults: list[str]
+    skipped: list[Fault]
+
+
+def _score_take(job: tuple[UnreadTake, dict[Direction, Any]]) -> _Scored:
+    unread, results = job
+    take, skipped = unread.read()
     faults: list[str] = []
-    scored = {direction: list(iter_scored(take, direction, entry, faults)) for direction, entry in results.items()}
-    return scored, faults
+    samples = {direction: list(iter_scored(take, direction, entry, faults)) for direction, entry in results.items()}
+    return _Scored(samples, faults, skipped)
 
 
 def iter_scored(take: Take, direction: Direction, entry: Any, faults: list[str]) -> Iterator[ScoredSample]:
@@ -173,23 +194,22 @@ def iter_scored(take: Take, direction: Direction, entry: Any, faults: list[str])
             if not isinstance(confidence, (int, float)):
                 faults.append(f"{_spell(place)}: confidence is {confidence!r}")
                 continue
-            sample = partial(ScoredSample, *place, visible=item.visible, confidence=float(confidence))
-            if item.target_mask is None:
-                yield sample()
-                continue
-            if item.target_mask not in truths:
+            confidence = float(min(max(confidence, -MAX_FLOAT), MAX_FLOAT))  # whole numbers may be larger
+            sample = partial(ScoredSample, *place, visible=item.visible, confidence=confidence)
+            if item.target_mask is not None and item.target_mask not in truths:
                 truths[item.target_mask] = box_truth(item.target_mask)
             try:
-                yield _score(truths[item.target_mask], item.target_mask, coded, sample)
+                answer = Rle.from_json(coded)  # the evaluator takes it apart even where the object is absent
+                truth = item.target_mask
+                yield _score(truths[truth], truth, answer, sample) if truth else sample()
             except MaskError as fault:
                 faults.append(f"{_spell(place)}: {fault}")
 
 
-def _score(truth: BoxedMask, target: Rle, coded: object, sample: Callable[..., ScoredSample]) -> ScoredSample:
-    rle = Rle.from_json(coded)
-    if rle.hw != truth.hw:
-        raise MaskError(f"a mask of {rle.hw[0]}x{rle.hw[1]}, not {truth.hw[0]}x{truth.hw[1]}")
-    scores = score_masks(truth, box_rle(rle, truth.hw))
+def _score(truth: BoxedMask, target: Rle, answer: Rle, sample: Callable[..., ScoredSample]) -> ScoredSample:
+    if answer.hw != truth.hw:
+        raise MaskError(f"a mask of {answer.hw[0]}x{answer.hw[1]}, not {truth.hw[0]}x{truth.hw[1]}")
+    scores = score_masks(truth, box_rle(answer, truth.hw))
     return sample(
         iou=scores.iou,
         location_error=scores.location_error,
@@ -253,6 +273,36 @@ def resample(sums: Float[np.ndarray, "T C"]) -> Float[np.ndarray, "R C"]:
     return sums[drawn].sum(1)
 
 
+def _caption_tables(samples: Sequence[ScoredSample], captions: Captions) -> dict[str, list[GroupRow]]:
+    """By properties of the caption that an object has in its query view."""
+    owners: dict[tuple[str, str, str], set[str]] = {}
+    for (take_uid, object_id, camera, _), text in captions.items():
+        owners.setdefault((take_uid, camera, text), set()).add(object_id)
+
+    def by(name_of: Callable[[ScoredSample, str], str], *names: str) -> list[GroupRow]:
+        def name(sample: ScoredSample) -> str:
+            text = captions.of(sample.take_uid, sample.object_id, sample.query_camera, sample.frame)
+            return "no caption" if text is None else name_of(sample, text)
+
+        return group(samples, name, [*names, "no caption"])
+
+    def is_shared(sample: ScoredSample, text: str) -> bool:
+        return bool(owners[sample.take_uid, sample.query_camera, text] - {sample.object_id})
+
+    return {
+        "words of the caption": by(lambda _, text: WORDS[min(len(text.split()), len(WORDS)) - 1], *WORDS),
+        "colour in the caption": by(
+            lambda _, text: "a colour" if names_colour(text) else "no colour", "a colour", "no colour"
+        ),
+        "caption among the take's objects": by(
+            lambda sample, text: "shared" if is_shared(sample, text) else "unique", "unique", "shared"
+        ),
+        "what the caption names": by(
+            lambda _, text: "nothing (fallback)" if text == FALLBACK else "something", "something", "nothing (fallback)"
+        ),
+    }
+
+
 def size_name(share: float | None) -> str:
     return next(name for bound, name in SIZES if share is not None and share <= bound)
 
@@ -269,10 +319,6 @@ def write_samples(evaluation: Evaluation, path: Path) -> None:
 
 
 def write_scores(evaluation: Evaluation, path: Path) -> None:
-    """The scores by direction; what is undefined (no absent object, none visible) is null."""
-    values = {
-        direction: {name: None if value != value else value for name, value in scores.items()}
-        for direction, scores in evaluation.to_json().items()
-    }
+    """The scores by direction as JSON."""
     with written_whole(path) as file:
-        file.write(json.dumps(values, indent=1) + "\n")
+        file.write(json.dumps(evaluation.to_json(), indent=1) + "\n")

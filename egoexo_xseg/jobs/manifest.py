@@ -7,16 +7,19 @@ import platform
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-
 from egoexo_xseg import __version__
 from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.errors import PredictionError
 
+MANIFEST = "manifest.json"
+"""Its name in a folder."""
+
 
 def versions() -> dict[str, str]:
     """Of everything that may change a model's answer."""
+    import torch
+    import transformers
+
     return {
         "xseg": __version__,
         "python": platform.python_version(),
@@ -25,15 +28,25 @@ def versions() -> dict[str, str]:
     }
 
 
+def read_manifest(path: Path) -> dict[str, Any]:
+    """What made an output, with an `identity`; nothing where nobody said."""
+    if not path.is_file():
+        return {}
+    try:
+        manifest = json.loads(path.read_bytes())
+    except (ValueError, RecursionError):
+        manifest = None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("identity", {}), dict):
+        raise PredictionError("not readable as a manifest", where=path, remedy="Choose another folder, or delete it")
+    return manifest
+
+
 def check_manifest(path: Path, identity: dict[str, Any], *, where: Path, holds: str) -> None:
     """Refuse to go on in `where`, which `holds` what was made, if a manifest there names another identity."""
     if not path.is_file():
         return
-    try:
-        before = json.loads(path.read_bytes()).get("identity", {})
-        other = [name for name, value in identity.items() if before.get(name) != value]
-    except (ValueError, AttributeError, RecursionError):
-        raise PredictionError("not readable as a manifest", where=path, remedy="Choose another --out") from None
+    before = read_manifest(path).get("identity", {})
+    other = [name for name, value in identity.items() if before.get(name) != value]
     if other:
         problem = f"{holds} made with another {' and '.join(other)}"
         raise PredictionError(problem, where=where, remedy="Choose another --out, or delete it")
@@ -42,3 +55,11 @@ def check_manifest(path: Path, identity: dict[str, Any], *, where: Path, holds: 
 def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
     with written_whole(path) as file:
         file.write(json.dumps(manifest, indent=1) + "\n")
+
+
+def settle_folder(folder: Path, manifest: dict[str, Any], holds: str = "predictions") -> None:
+    """Write a folder's manifest, or make sure that the one in place has the same `identity`."""
+    path = folder / MANIFEST
+    check_manifest(path, manifest["identity"], where=folder, holds=f"this folder holds {holds}")
+    if not path.is_file():
+        write_manifest(path, manifest)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from egoexo_xseg.data.pairs import required_keys
 from egoexo_xseg.data.predictions import predicted_directions, read_take_predictions
 from egoexo_xseg.data.submission import Answers, SubmissionWriter, written_whole
 from egoexo_xseg.errors import SubmissionError
+from egoexo_xseg.jobs.manifest import MANIFEST, read_manifest
 from egoexo_xseg.masks import Rle, mask_to_rle, scored_hw
 from egoexo_xseg.progress import track
 from egoexo_xseg.records import Direction, Prediction
@@ -27,14 +28,17 @@ LISTED = 10
 
 @dataclass
 class PackSummary:
-    """What went into the file, per direction; `missing` lists what was asked for and not predicted."""
+    """What went into the file, per direction; `missing` lists what was asked for and not predicted.
+
+    `left_out` are directions and takes that the server wants and that this file does not have.
+    """
 
     path: Path
     packed: dict[str, int] = field(default_factory=dict)
     filled: int = 0
     extra: int = 0
     missing: list[str] = field(default_factory=list)
-    directions_left_out: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
 
     def rows(self) -> list[tuple[str, object]]:
         packed = [(f"predictions {direction}", count) for direction, count in self.packed.items()]
@@ -47,31 +51,41 @@ def pack(
     """Write the submission of all takes of `annotations`, every object, camera pair and query frame in it.
 
     What was not predicted is one error that lists it, unless `fill` says what stands in for it, with confidence 0:
-    `center`, a pixel in the middle of the image, or `propagate`, the same object's mask of the nearest frame.
-    `partial` allows a file of one direction.
+    `center`, a pixel in the middle of the image, or `propagate`, the same object's mask of the nearest frame. Frames
+    whose query mask cannot be used could not be predicted, and are filled in any case. `partial` allows a file that
+    lacks a direction, or takes of the split that are not prepared.
     """
     found = predicted_directions(predictions)
     absent = [direction.value for direction in Direction if direction not in found]
     if absent and not partial:
         remedy = f"Run xseg predict --direction {absent[0]}, or pack with --partial"
         raise SubmissionError(f"no predictions for {absent[0]}", where=predictions, remedy=remedy)
-    summary = PackSummary(out, directions_left_out=absent)
+    if annotations.unprepared and not partial:
+        count, names = len(annotations.unprepared), _listed(annotations.unprepared, ", ")
+        remedy = "xseg prepare tells why; or give the split's JSON file as --data, and --fill; or pack with --partial"
+        raise SubmissionError(
+            f"{count} takes of the split are not prepared: {names}", where=annotations.source, remedy=remedy
+        )
+    summary = PackSummary(out, left_out=[*absent, *(f"take {uid}" for uid in annotations.unprepared)])
+    sources = {direction.value: read_manifest(predictions / direction.value / MANIFEST) or None for direction in found}
     with written_whole(out) as file:
         writer = SubmissionWriter(file)
         for direction in found:
             writer.write_direction(direction, _iter_answers(predictions, annotations, direction, fill, summary))
         writer.close()
         if summary.missing and fill == "error":
-            shown = "; ".join(summary.missing[:LISTED])
             raise SubmissionError(
-                f"{len(summary.missing)} predictions are missing or unusable: {shown}"
-                + ("; ..." if len(summary.missing) > LISTED else ""),
+                f"{len(summary.missing)} predictions are missing or unusable: {_listed(summary.missing, '; ')}",
                 where=predictions,
                 remedy="Predict them, or pack with --fill center or --fill propagate",
             )
     with written_whole(out.with_suffix(".manifest.json")) as file:
-        json.dump(_manifest(predictions, found, summary, fill), file, indent=1)
+        json.dump(_manifest(sources, summary, fill), file, indent=1)
     return summary
+
+
+def _listed(places: Sequence[str], separator: str) -> str:
+    return separator.join([*places[:LISTED], *["..."] * (len(places) > LISTED)])
 
 
 def _iter_answers(
@@ -83,43 +97,46 @@ def _iter_answers(
         predicted = read_take_predictions(predictions, direction, uid)
         required = required_keys(take, direction)
         answers: dict[str, Any] = {}
-        used = 0
+        asked = 0
         for object_id, pairs in required.items():
             answers[object_id] = {}
             for (query, target), frames in pairs.items():
                 own = {frame: predicted.get((object_id, query, target, frame)) for frame in frames}
-                used += sum(prediction is not None for prediction in own.values())
                 hw = scored_hw(take.camera_hw[target])
+                holes = dict(_iter_holes(own, hw))
+                asked += sum(prediction is not None for prediction in own.values())
+                summary.packed[direction.value] += len(own) - len(holes)
+                summary.filled += len(holes)
                 place = f"{direction.value}, take {uid}, object {object_id!r}, {query} to {target}"
-                answers[object_id][query, target] = _complete(own, hw, fill, place, summary)
-        summary.extra += len(predicted) - used
-        summary.packed[direction.value] += used
+                summary.missing += [
+                    f"{place}, frame {frame}{problem}"
+                    for frame, problem in holes.items()
+                    if frame in take.masks[object_id][query]
+                ]
+                answers[object_id][query, target] = _fill(own, holes, hw, fill)
+        summary.extra += len(predicted) - asked
         yield uid, answers, list(take.sampled_frames)
 
 
-def _complete(
-    predictions: dict[int, Prediction | None], hw: tuple[int, int], fill: str, place: str, summary: PackSummary
-) -> dict[int, tuple[Rle, float]]:
-    """Mask and confidence for every frame, holes noted and filled."""
-    whole: dict[int, tuple[Rle, float]] = {}
+def _iter_holes(predictions: Mapping[int, Prediction | None], hw: tuple[int, int]) -> Iterator[tuple[int, str]]:
+    """Frames without a prediction of the right size, and what is wrong with the one that is there."""
     for frame, prediction in predictions.items():
         if prediction is None:
-            summary.missing.append(f"{place}, frame {frame}")
+            yield frame, ""
         elif prediction.mask.hw != hw:
-            found = "x".join(map(str, prediction.mask.hw))
-            summary.missing.append(f"{place}, frame {frame} (a mask of {found}, not {hw[0]}x{hw[1]})")
-        else:
-            whole[frame] = prediction.mask, prediction.visibility
-    answers = {}
-    for frame in predictions:
-        if frame in whole:
-            answers[frame] = whole[frame]
-        else:
-            nearest = min(whole, key=lambda other: (abs(other - frame), other), default=None)
-            mask = whole[nearest][0] if fill == "propagate" and nearest is not None else _center_pixel(hw)
-            answers[frame] = mask, 0.0
-            summary.filled += 1
-    return answers
+            yield frame, f" (a mask of {'x'.join(map(str, prediction.mask.hw))}, not {hw[0]}x{hw[1]})"
+
+
+def _fill(
+    predictions: Mapping[int, Prediction | None], holes: Collection[int], hw: tuple[int, int], fill: str
+) -> dict[int, tuple[Rle, float]]:
+    """Mask and confidence for every frame."""
+    whole = {frame: own for frame, own in predictions.items() if own is not None and frame not in holes}
+    answers = {frame: (own.mask, own.visibility) for frame, own in whole.items()}
+    for frame in holes:
+        nearest = min(whole, key=lambda other: (abs(other - frame), other), default=None)
+        answers[frame] = _center_pixel(hw) if fill == "center" or nearest is None else whole[nearest].mask, 0.0
+    return dict(sorted(answers.items()))
 
 
 def _center_pixel(hw: tuple[int, int]) -> Rle:
@@ -129,12 +146,8 @@ def _center_pixel(hw: tuple[int, int]) -> Rle:
     return mask_to_rle(mask)
 
 
-def _manifest(predictions: Path, found: list[Direction], summary: PackSummary, fill: str) -> dict[str, Any]:
+def _manifest(sources: dict[str, Any], summary: PackSummary, fill: str) -> dict[str, Any]:
     """What the submission was made of, by hash."""
-    sources = {}
-    for direction in found:
-        path = predictions / direction.value / "manifest.json"
-        sources[direction.value] = json.loads(path.read_bytes()) if path.is_file() else None
     with summary.path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     counts = {"packed": summary.packed, "filled": summary.filled, "extra": summary.extra}

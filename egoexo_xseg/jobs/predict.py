@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,8 +15,9 @@ from egoexo_xseg.data.captions import Captions
 from egoexo_xseg.data.dataset import PairReader
 from egoexo_xseg.data.pairs import iter_pairs
 from egoexo_xseg.data.submission import written_whole
+from egoexo_xseg.data.visibility import VisibilityMap, checkpoint_map
 from egoexo_xseg.errors import PredictionError, XsegError
-from egoexo_xseg.jobs.manifest import check_manifest, versions, write_manifest
+from egoexo_xseg.jobs.manifest import settle_folder, versions
 from egoexo_xseg.masks import mask_to_rle, scored_hw
 from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint
 from egoexo_xseg.model.hub import default_model, resolve_model
@@ -39,7 +39,8 @@ class PredictOptions:
     model: str | None = None  # the released checkpoint of the direction
     split: str | None = None
     takes: tuple[str, ...] = ()
-    captions: Path | None = None
+    captions: Path | None = None  # a file, or a folder of shards
+    shuffle_captions: int | None = None  # a seed: each object gets another one's caption, for control
     device: str | None = None  # a GPU if there is one
     dtype: str | None = None  # bfloat16 on a GPU, float32 elsewhere
     batch_size: int = 4
@@ -87,21 +88,19 @@ def predict(options: PredictOptions) -> PredictSummary:
     """
     options = options.settled()
     annotations = open_annotations(options.data, split=options.split, takes=options.takes)
-    captions = Captions.read(options.captions) if options.captions else None
+    captions = _open_captions(options)
     index, count = options.shard
     uids = annotations.take_uids[index - 1 :: count]
 
     summary = PredictSummary(options.out / options.direction.value)
     checkpoint = resolve_model(options.model)
-    manifest = _manifest(options, checkpoint)
-    beside = summary.folder / "manifest.json"
-    check_manifest(beside, manifest["identity"], where=summary.folder, holds="this folder holds predictions")
-    if not beside.is_file():
-        write_manifest(beside, manifest)
+    model = checkpoint_hash(checkpoint)
+    calibration = checkpoint_map(checkpoint, model, options.direction)
+    settle_folder(summary.folder, _manifest(options, model, calibration, captions))
     open_uids = [uid for uid in uids if not _is_done(summary.folder, uid)]
     summary.already = len(uids) - len(open_uids)
     if open_uids:
-        predictor = Predictor(options, checkpoint)
+        predictor = Predictor(options, checkpoint, calibration)
         for uid in track(open_uids, f"Predicting {options.direction.value}", total=len(open_uids)):
             take = annotations.load(uid)
             summary.predictions += predictor.write_take(take, captions, summary)
@@ -113,8 +112,8 @@ def predict(options: PredictOptions) -> PredictSummary:
 class Predictor:
     """A loaded model and its reader, for one take after the other."""
 
-    def __init__(self, options: PredictOptions, checkpoint: Path) -> None:
-        self.options = options
+    def __init__(self, options: PredictOptions, checkpoint: Path, calibration: VisibilityMap | None = None) -> None:
+        self.options, self.calibration = options, calibration
         self.segmenter, prompts = load_checkpoint(checkpoint, device=options.device, dtype=DTYPES[options.dtype])
         config = self.segmenter.config
         self.reader = PairReader(prompts, config.image_size, config.pad_value)
@@ -166,8 +165,10 @@ class Predictor:
     def _answer(self, batch: Sequence[tuple[Pair, Sample]], faults: list[str]) -> Iterator[Prediction]:
         """Predictions of a batch; what does not fit into memory is tried again record by record."""
         try:
-            answers = list(answer_pairs(self.segmenter, batch))
-        except (torch.OutOfMemoryError, MemoryError):
+            answers = list(answer_pairs(self.segmenter, batch, self.calibration))
+        except (RuntimeError, MemoryError) as fault:
+            if not is_out_of_memory(fault):
+                raise
             if len(batch) > 1:
                 for single in batch:
                     yield from self._answer([single], faults)
@@ -177,23 +178,31 @@ class Predictor:
         yield from answers
 
 
-def answer_pairs(segmenter: CrossViewSegmenter, batch: Sequence[tuple[Pair, Sample]]) -> Iterator[Prediction]:
+def is_out_of_memory(fault: Exception) -> bool:
+    """On a GPU torch has a type for it, on a CPU only words."""
+    return isinstance(fault, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(fault)
+
+
+def answer_pairs(
+    segmenter: CrossViewSegmenter, batch: Sequence[tuple[Pair, Sample]], calibration: VisibilityMap | None = None
+) -> Iterator[Prediction]:
     """Masks at the size that the scorer demands."""
     pairs = [pair for pair, _ in batch]
     sizes = [scored_hw(pair.target_hw) for pair in pairs]
-    yield from to_predictions(
-        pairs, segmenter.segment(collate([sample for _, sample in batch]).to(segmenter.device), sizes)
-    )
+    answers = segmenter.segment(collate([sample for _, sample in batch]).to(segmenter.device), sizes)
+    yield from to_predictions(pairs, answers, calibration)
 
 
-def to_predictions(pairs: Sequence[Pair], answers: Sequence[Segmentation]) -> Iterator[Prediction]:
-    """One per object; the chosen proposal's score stands for the object's visibility."""
+def to_predictions(
+    pairs: Sequence[Pair], answers: Sequence[Segmentation], calibration: VisibilityMap | None = None
+) -> Iterator[Prediction]:
+    """One per object; uncalibrated, the chosen proposal's score stands for the object's visibility."""
     for pair, answer in zip(pairs, answers, strict=True):
         masks = answer.masks.numpy()
         for entry, mask, score, margin in zip(
             pair.objects, masks, answer.scores.tolist(), answer.margins.tolist(), strict=True
         ):
-            yield Prediction(
+            prediction = Prediction(
                 take_uid=pair.take_uid,
                 object_id=entry.object_id,
                 query_camera=pair.query_camera,
@@ -204,6 +213,7 @@ def to_predictions(pairs: Sequence[Pair], answers: Sequence[Segmentation]) -> It
                 score=min(max(score, 0.0), 1.0),
                 margin=margin,
             )
+            yield calibration.apply(prediction, entry.query_mask) if calibration else prediction
 
 
 def _iter_small(pairs: Iterator[Pair], most: int) -> Iterator[Pair]:
@@ -217,18 +227,30 @@ def _is_done(folder: Path, uid: str) -> bool:
     return (folder / f"{uid}.jsonl").is_file() and not (folder / f"{uid}.faults.txt").exists()
 
 
-def _manifest(options: PredictOptions, checkpoint: Path) -> dict[str, Any]:
+def _open_captions(options: PredictOptions) -> Captions | None:
+    if options.captions is None:
+        if options.shuffle_captions is not None:
+            raise PredictionError("no captions to shuffle", remedy="Give --captions FILE")
+        return None
+    captions = Captions.read(options.captions)
+    return captions if options.shuffle_captions is None else captions.shuffled(options.shuffle_captions)
+
+
+def _manifest(
+    options: PredictOptions, model: str, calibration: VisibilityMap | None, captions: Captions | None
+) -> dict[str, Any]:
     """What made the folder; `identity` must be the same for all of it."""
-    captions = options.captions
     return {
         "identity": {
-            "model": checkpoint_hash(checkpoint),
-            "captions": hashlib.sha256(captions.read_bytes()).hexdigest() if captions else None,
+            "model": model,
+            "calibration": calibration.digest if calibration else None,
+            "captions": captions.hash if captions else None,
+            "shuffle_captions": options.shuffle_captions,
             "dtype": options.dtype,
             "direction": options.direction.value,
         },
         "model": str(options.model),
-        "captions": str(captions) if captions else None,
+        "captions": str(options.captions) if options.captions else None,
         "data": str(options.data),
         "split": options.split,
         "batch_size": options.batch_size,

@@ -6,25 +6,22 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from egoexo_xseg.data.annotations import NAME, Fault, Take, open_annotations, read_json
-from egoexo_xseg.data.images import frame_path, import_cv2
+from egoexo_xseg.data.annotations import NAME, Fault, Take, UnreadTake, likely_size, open_annotations, read_json
+from egoexo_xseg.data.videos import SMALL, STRIDE, Saved, Video, save_frames
 from egoexo_xseg.errors import AnnotationError, MediaError
-from egoexo_xseg.masks import MAX_SIDE
 from egoexo_xseg.parallel import map_processes
 from egoexo_xseg.progress import detail, track
 from egoexo_xseg.records import is_ego
 
-STRIDE = 30
-"""The videos have 30 frames a second, the annotations one."""
+COLOUR_STREAM = "_214-1"
+"""Of an Aria recording's streams the one that the annotations are about."""
 
-SHRINK = {True: 2, False: 4}
-"""Full-size frames are kept at a half (ego) and a quarter (exo), as in the official baseline."""
-
-JPEG_QUALITY = 95
+SAME_SHAPE = 0.01
+"""Shares of width and height that differ by less are the same but for rounding."""
 
 
 @dataclass
@@ -38,6 +35,13 @@ class PrepareSummary:
     notes: list[str] = field(default_factory=list)
     faults: list[Fault] = field(default_factory=list)
 
+    def add(self, result: _Result) -> None:
+        self.frames += result.frames
+        self.notes += result.notes
+        self.faults += result.faults
+        self.prepared += not result.skipped
+        self.skipped += [result.skipped] if result.skipped else []
+
     def rows(self) -> list[tuple[str, object]]:
         return [
             ("takes prepared", self.prepared),
@@ -50,19 +54,33 @@ class PrepareSummary:
 
 
 @dataclass(frozen=True)
-class _Order:
-    """One take to prepare: where its videos are, and where it goes."""
+class _Listing:
+    """What takes.json says of a take."""
 
-    take: Take
+    name: str
+    cameras: frozenset[str]
+
+
+@dataclass(frozen=True)
+class _Order:
+    """One take to prepare: where its videos are, which cameras it should have, and where it goes."""
+
+    unread: UnreadTake
     videos: Path
+    cameras: frozenset[str]
     folder: Path
 
 
 @dataclass(frozen=True)
 class _Result:
+    """What became of a take: `length` is that of its ego video, 0 where it was skipped."""
+
     frames: int = 0
     skipped: str | None = None
     notes: tuple[str, ...] = ()
+    faults: tuple[Fault, ...] = ()
+    length: int = 0
+    sizes: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def prepare(
@@ -73,31 +91,31 @@ def prepare(
     Reads full-size videos where they are, else those of `downscaled/448`. A finished take is skipped, an interrupted
     one done anew. Faults of the release (missing or short videos, takes without a name, broken masks) are reported.
     """
-    summary = PrepareSummary()
-    names = _take_names(raw)
+    summary, listings, unknown = PrepareSummary(), _read_listings(raw), set(takes)
     data.mkdir(parents=True, exist_ok=True)
-    orders: list[_Order] = []
     for path in _annotation_files(raw, split):
-        annotations = open_annotations(path, takes=takes)
-        _merge_split(data, path.stem.removeprefix("relations_"), annotations.take_uids)
-        for uid in annotations.take_uids:
+        annotations = open_annotations(path)
+        names = {uid: annotations.name(uid) for uid in annotations.take_uids}
+        uids = [uid for uid, name in names.items() if not takes or uid in takes or name in takes]
+        unknown -= {*uids, *(names[uid] for uid in uids)}
+        orders: list[_Order] = []
+        for uid in uids:
+            listing = listings.get(uid, _Listing(names[uid], frozenset()))
             if (data / uid / "annotation.json").is_file():
                 summary.already += 1
-                continue
-            take = annotations.load(uid)
-            name = names.get(uid) or take.take_name
-            if not NAME.fullmatch(name):
-                summary.skipped.append(f"take {uid}: it is not in takes.json and has no usable name ({name!r})")
-                continue
-            orders.append(_Order(take, raw / "takes" / name / "frame_aligned_videos", data / uid))
-        summary.faults += annotations.faults
-    for result in track(map_processes(_prepare_take, orders, workers), "Preparing takes", total=len(orders)):
-        summary.frames += result.frames
-        summary.notes += result.notes
-        if result.skipped:
-            summary.skipped.append(result.skipped)
-        else:
-            summary.prepared += 1
+            elif not NAME.fullmatch(listing.name):
+                problem = f"it is not in takes.json and has no usable name ({listing.name!r})"
+                summary.skipped.append(f"take {uid}: {problem}")
+            else:
+                videos = raw / "takes" / listing.name / "frame_aligned_videos"
+                orders.append(_Order(annotations.unread(uid), videos, listing.cameras, data / uid))
+        # A take that is neither in takes.json nor on the disk is not an official one.
+        official = [uid for uid in uids if not listings or uid in listings or (raw / "takes" / names[uid]).is_dir()]
+        _merge_split(data, path.stem.removeprefix("relations_"), official)
+        for result in track(map_processes(_prepare_take, orders, workers), "Preparing takes", total=len(orders)):
+            summary.add(result)
+    if unknown:
+        raise AnnotationError(f"no take {min(unknown)!r} here", where=raw / "annotations")
     for line in [*summary.skipped, *summary.notes, *map(str, summary.faults)]:
         detail(line)
     return summary
@@ -115,17 +133,30 @@ def _annotation_files(raw: Path, split: str | None) -> list[Path]:
     return files
 
 
-def _take_names(raw: Path) -> dict[str, str]:
-    """Names by uid from takes.json; only takes in it are official, but older downloads lack the file."""
+def _read_listings(raw: Path) -> dict[str, _Listing]:
+    """Takes by uid from takes.json; only those in it are official, but older downloads lack the file."""
     try:
         takes = json.loads((raw / "takes.json").read_bytes())
     except FileNotFoundError:
         return {}
     except (ValueError, RecursionError):
         raise AnnotationError("not readable as JSON", where=raw / "takes.json") from None
-    takes = takes if isinstance(takes, list) else []
-    entries = [(take.get("take_uid"), take.get("take_name")) for take in takes if isinstance(take, dict)]
-    return {uid: name for uid, name in entries if isinstance(uid, str) and isinstance(name, str)}
+    listings = {}
+    for take in takes if isinstance(takes, list) else []:
+        uid, name = (take.get(key) for key in ("take_uid", "take_name")) if isinstance(take, dict) else (None, None)
+        if isinstance(uid, str) and isinstance(name, str):
+            listings[uid] = _Listing(name, frozenset(_iter_cameras(take)))
+    return listings
+
+
+def _iter_cameras(take: dict[str, Any]) -> Iterator[str]:
+    """Cameras as the annotations call them, of Aria glasses the one that sees colours."""
+    capture = take.get("capture")
+    cameras = capture.get("cameras") if isinstance(capture, dict) else None
+    for camera in cameras if isinstance(cameras, list) else []:
+        name = camera.get("cam_id") if isinstance(camera, dict) else None
+        if isinstance(name, str) and NAME.fullmatch(name):
+            yield f"{name}{COLOUR_STREAM}" if is_ego(name) else name
 
 
 def _merge_split(data: Path, split: str, uids: Sequence[str]) -> None:
@@ -138,95 +169,87 @@ def _merge_split(data: Path, split: str, uids: Sequence[str]) -> None:
 
 def _prepare_take(order: _Order) -> _Result:
     """Write one take under a temporary name, then give it its own."""
-    take, place = order.take, f"take {order.take.take_uid}"
+    take, faults = order.unread.read()
     partial = order.folder.with_name(f".{order.folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    egos = [camera for camera in take.cameras if is_ego(camera)]
+    result = _save_videos(take, order, partial)
+    if result.length:
+        take = replace(take, camera_hw=result.sizes)
+        _write_json(partial / "annotation.json", _take_to_json(take, range(0, result.length, STRIDE)))
+        shutil.rmtree(order.folder, ignore_errors=True)  # what another program left unfinished
+        os.replace(partial, order.folder)
+    else:
+        shutil.rmtree(partial, ignore_errors=True)
+    return replace(result, faults=tuple(faults))
+
+
+def _save_videos(take: Take, order: _Order, folder: Path) -> _Result:
+    """Frames of every camera, ego first: its length is the take's."""
+    place = f"take {take.take_uid}"
+    videos = {camera: Video.find(order.videos, camera) for camera in _cameras(take, order)}
+    egos = [camera for camera in videos if is_ego(camera)]
     if not egos:
         return _Result(skipped=f"{place}: no ego camera in its annotations")
-    videos = {camera: _find_video(order.videos, camera) for camera in take.cameras}
     if not any(videos[camera] for camera in egos):
         return _Result(skipped=f"{place}: no video of its ego camera in {order.videos}")
     notes = [f"{place}, camera {camera}: no video" for camera, video in videos.items() if video is None]
-    length, saved = 0, 0
-    for camera in sorted(take.cameras, key=lambda camera: (not is_ego(camera), camera)):
-        if not is_ego(camera) and not length:
-            break
-        if videos[camera] is None:
+    length, frames, sizes = 0, 0, dict(take.camera_hw)
+    for camera, video in videos.items():
+        if video is None or not (is_ego(camera) or length):
             continue
-        wanted = {frame for track in take.masks.values() for frame in track.get(camera, ())}
+        wanted = {frame for masks in take.masks.values() for frame in masks.get(camera, ())}
         try:
-            count, own = _save_frames(videos[camera], partial, camera, wanted, length or None)
+            saved = save_frames(video, folder, wanted, length or None)
         except MediaError as fault:
             notes.append(f"{place}, camera {camera}: {fault}")
-            shutil.rmtree(partial / camera)
+            shutil.rmtree(folder / camera)
             continue
-        length, saved = length or count, saved + own
-        if max(wanted, default=-1) >= count:
-            notes.append(f"{place}, camera {camera}: the video ends at frame {count}, masks go on to {max(wanted)}")
+        length, frames = length or saved.count, frames + saved.saved
+        if camera in take.guessed or camera not in sizes:
+            sizes[camera] = _original_size(video, saved, sizes)
+        if max(wanted, default=-1) >= saved.count:
+            notes.append(
+                f"{place}, camera {camera}: the video ends at frame {saved.count}, masks go on to {max(wanted)}"
+            )
     if not length:
-        shutil.rmtree(partial, ignore_errors=True)
         return _Result(skipped=notes[-1])
-    _write_json(partial / "annotation.json", _take_to_json(take, range(0, length, STRIDE)))
-    os.replace(partial, order.folder)
-    return _Result(saved, notes=tuple(notes))
+    return _Result(frames, notes=tuple(notes), length=length, sizes=sizes)
 
 
-def _find_video(videos: Path, camera: str) -> Path | None:
-    """The full-size video if it is there, else the 448p one."""
-    for path in (videos / f"{camera}.mp4", videos / "downscaled" / "448" / f"{camera}.mp4"):
-        if path.is_file():
-            return path
-    return None
+def _cameras(take: Take, order: _Order) -> list[str]:
+    """The take's cameras, ego first.
+
+    Of a side that no object lists, since its masks are hidden: all that takes.json names or that have a video.
+    """
+    cameras = set(take.cameras)
+    found = {path.stem for folder in (order.videos, order.videos / SMALL) for path in folder.glob("*.mp4")}
+    found = {camera for camera in found if NAME.fullmatch(camera) and camera.endswith(COLOUR_STREAM) == is_ego(camera)}
+    for side in (True, False):
+        if not any(is_ego(camera) is side for camera in take.cameras):
+            cameras |= {camera for camera in found | order.cameras if is_ego(camera) is side}
+    return sorted(cameras, key=lambda camera: (not is_ego(camera), camera))
 
 
-def _save_frames(video: Path, folder: Path, camera: str, wanted: set[int], limit: int | None) -> tuple[int, int]:
-    """Save one frame a second and every wanted one, up to `limit`; returns how many there were, and were saved."""
-    cv2 = import_cv2()
-    shrink = 1 if video.parent.name == "448" else SHRINK[is_ego(camera)]
-    (folder / camera).mkdir(parents=True, exist_ok=True)
-    index = saved = 0
-    for index, frame in enumerate(_iter_frames(video)):
-        if index not in wanted and (index % STRIDE or (limit is not None and index >= limit)):
-            continue
-        image = frame.to_ndarray(format="bgr24")
-        if shrink > 1:
-            size = (image.shape[1] // shrink, image.shape[0] // shrink)
-            image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
-        path = frame_path(folder, camera, index)
-        if not cv2.imwrite(str(path), image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY]):
-            raise MediaError("the frame could not be written", where=path, remedy="Is the disk full?")
-        saved += 1
-    return index + 1, saved
-
-
-def _iter_frames(video: Path) -> Iterator[Any]:
-    """Decoded frames one by one, so that memory stays bounded whatever the video's length."""
-    import av
-
-    decoded = False
-    try:
-        with av.open(str(video)) as container:
-            stream = container.streams.video[0]
-            if max(stream.width, stream.height) > MAX_SIDE:
-                raise MediaError(f"frames of {stream.height}x{stream.width} are too large", where=video)
-            for frame in container.decode(stream):
-                decoded = True
-                yield frame
-    except (av.FFmpegError, IndexError, UnicodeDecodeError):
-        # A cut file still holds its beginning.
-        if not decoded:
-            raise MediaError("not readable as a video", where=video) from None
-    if not decoded:
-        raise MediaError("a video without frames", where=video)
+def _original_size(video: Video, saved: Saved, sizes: dict[str, tuple[int, int]]) -> tuple[int, int]:
+    """The full size of a camera that no mask tells it of: its own, or of a small video the likeliest of its shape."""
+    if not video.small:
+        return saved.hw
+    others = {camera: hw for camera, hw in sizes.items() if camera != video.camera}
+    likely = likely_size(video.camera, others)
+    same = abs(likely[0] * saved.hw[1] / (likely[1] * saved.hw[0]) - 1) < SAME_SHAPE
+    return likely if same else saved.hw
 
 
 def _take_to_json(take: Take, sampled: range) -> dict[str, Any]:
-    """The official layout's fields, then those that its script drops."""
+    """The official layout's fields, then those that its script drops; masks that cannot be used are null."""
+    lost = {object_id: take.lost_frames.get(object_id, {}) for object_id in take.masks}
     return {
         "masks": {
             object_id: {
-                camera: {str(frame): rle.to_json() for frame, rle in sorted(masks.items())}
+                camera: {
+                    str(frame): masks[frame].to_json() if frame in masks else None
+                    for frame in sorted({*masks, *lost[object_id].get(camera, ())})
+                }
                 for camera, masks in cameras.items()
             }
             for object_id, cameras in take.masks.items()
@@ -242,5 +265,5 @@ def _take_to_json(take: Take, sampled: range) -> dict[str, Any]:
 def _write_json(path: Path, value: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, ensure_ascii=False), "utf-8")
+    partial.write_text(json.dumps(value), "utf-8")
     os.replace(partial, path)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -25,13 +24,16 @@ from egoexo_xseg.data.captions import Captions
 from egoexo_xseg.data.dataset import SampleMaker
 from egoexo_xseg.data.moments import DrawnMoments, Moments, PreparedMoments
 from egoexo_xseg.errors import XsegError
-from egoexo_xseg.jobs.train_state import Processes, cut_log, resume, save, settle, unwrap
-from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint
+from egoexo_xseg.jobs.train_log import HeldOut, Log
+from egoexo_xseg.jobs.train_state import Processes, resume, save, settle, unwrap
+from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint, new_checkpoint, read_shape
 from egoexo_xseg.model.hub import resolve_model
 from egoexo_xseg.model.inputs import Sample, collate
 from egoexo_xseg.model.objective import Objective, freeze
 from egoexo_xseg.model.segmenter import CrossViewSegmenter
 from egoexo_xseg.progress import detail, track
+from egoexo_xseg.world.paint import COLOURS, PATTERNS
+from egoexo_xseg.world.things import SHAPES
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class TrainOptions:
     captions: Path | None = None
     device: str | None = None  # a GPU if there is one
     fsdp: bool = False
+    held_out: HeldOut | None = None  # what is scored every now and then
+    tensorboard: bool = False
 
 
 def train(options: TrainOptions) -> Path:
@@ -55,7 +59,7 @@ def train(options: TrainOptions) -> Path:
     undisturbed one. Raises XsegError where a loss is not finite, naming the records.
     """
     config, processes = options.config, Processes.here(options.device)
-    checkpoint = resolve_model(options.init)
+    checkpoint = _find_start(options, processes)
     identity = {"init": checkpoint_hash(checkpoint), "data": str(options.data or ""), "split": options.split or ""}
     settle(options.out, config, identity, processes)
     torch.manual_seed(config.seed)
@@ -68,28 +72,39 @@ def train(options: TrainOptions) -> Path:
     moments = _open_moments(options, segmenter, processes)
     steps = _count_steps(config, moments, processes)
     start = resume(options.out, learner, optimizer)
-    if processes.rank == 0:
-        cut_log(options.out / "log.jsonl", start)
+    log = Log(options.out, start, processes, options.tensorboard)
     shape = segmenter.config
     maker = SampleMaker(config, prompts, shape.image_size, shape.pad_value, shape.decoder.num_mask_tokens)
     batches = Batches(moments, maker, config, processes)
     began = time.monotonic()
     with ThreadPoolExecutor(1 if processes.device.type == "cpu" else 8) as readers:
         ahead = batches.read_ahead(readers, range(start * config.accumulate, steps * config.accumulate))
-        shown = (
-            track(range(start, steps), "Training", total=steps - start) if not processes.rank else range(start, steps)
-        )
-        for step in shown:
-            losses = _step(
-                learner, optimizer, [next(ahead) for _ in range(config.accumulate)], (step, steps), processes
-            )
-            if processes.rank == 0:
-                row = {"step": step + 1, "seconds": round(time.monotonic() - began, 1), **losses}
-                with (options.out / "log.jsonl").open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(row) + "\n")
-            if (step + 1) % config.keep_every == 0 or step + 1 == steps:
-                save(options.out, learner, optimizer, prompts, step + 1, processes)
+        for done in _shown(range(start + 1, steps + 1), processes):
+            own = [next(ahead) for _ in range(config.accumulate)]
+            losses = _step(learner, optimizer, own, (done - 1, steps), processes)
+            log.add("log", {"step": done, "seconds": round(time.monotonic() - began, 1), **losses})
+            validates = options.held_out and (done % config.validate_every == 0 or done == steps)
+            if validates or done % config.keep_every == 0 or done == steps:
+                save(options.out, learner, optimizer, prompts, done, processes)
+            if validates:
+                log.add("validation", {"step": done, **options.held_out.score(options.out, done, config, processes)})
     return options.out / "model"
+
+
+def _shown(steps: range, processes: Processes) -> Iterable[int]:
+    return steps if processes.rank else track(steps, "Training", total=len(steps))
+
+
+def _find_start(options: TrainOptions, processes: Processes) -> Path:
+    """The checkpoint to start from; a shape alone, the file `config.json`, becomes an untrained one in `out/init`."""
+    shape, folder = Path(options.init), options.out / "init"
+    if not shape.is_file():
+        return resolve_model(options.init)
+    if processes.rank == 0:
+        words = [f" {word}" for word in (*COLOURS, *PATTERNS.values(), *SHAPES)]
+        new_checkpoint(folder, read_shape(shape), options.config.seed, words)
+    processes.wait()
+    return folder
 
 
 class Batches:

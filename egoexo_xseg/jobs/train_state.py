@@ -120,15 +120,6 @@ def save(
     processes.wait()
 
 
-def cut_log(path: Path, steps: int) -> None:
-    """Forget what a killed run logged after its last checkpoint: those steps come again."""
-    if path.is_file():
-        lines = path.read_text("utf-8").splitlines(keepends=True)[:steps]
-        partial = path.with_name(".log.jsonl.partial")
-        partial.write_text("".join(lines), "utf-8")
-        os.replace(partial, path)
-
-
 def _states(out: Path) -> list[Path]:
     """Complete states, oldest first."""
     return sorted(out.glob("state-*.pt"), key=lambda path: int(path.stem.removeprefix("state-")))

@@ -215,23 +215,27 @@ class _TakeCheck:
             if str(frame) not in found:
                 self.report.add("error", "frame missing", spot)
                 continue
-            # The evaluator looks at the mask only where the object is visible in an annotated frame.
-            decisive = hidden or (frame in truth and frame in annotated)
-            self._check_answer(found[str(frame)], target, "error" if decisive else "warning", spot)
+            # The evaluator takes the mask apart in annotated frames, and looks at it where the object is visible.
+            decoded = hidden or frame in annotated
+            compared = decoded and (hidden or frame in truth)
+            self._check_answer(found[str(frame)], target, (_severity(decoded), _severity(compared)), spot)
 
-    def _check_answer(self, answer: Any, target: str, severity: str, where: str) -> None:
+    def _check_answer(self, answer: Any, target: str, severities: tuple[str, str], where: str) -> None:
+        """`severities` are those of what is no mask at all, and of one that does not fit."""
         missing = [name for name in ("pred_mask", "confidence") if not isinstance(answer, dict) or name not in answer]
         for name in missing:
             self.report.add("error", f"{name} missing", where)
         if missing:
             return
         self._check_confidence(answer["confidence"], where)
+        hw = scored_hw(self.take.camera_hw[target])
+        severity, misfit = severities
         try:
             rle = Rle.from_json(answer["pred_mask"])
-            hw = scored_hw(self.take.camera_hw[target])
+            severity = misfit
             if rle.hw != hw:
                 detail = f"found {rle.hw[0]}x{rle.hw[1]}, expected {hw[0]}x{hw[1]}"
-                self.report.add(severity, "mask of the wrong size", where, detail)
+                self.report.add(misfit, "mask of the wrong size", where, detail)
                 return
             box = box_rle(rle, hw)
         except MaskError as fault:
@@ -245,14 +249,14 @@ class _TakeCheck:
         self.report.predictions[name] = self.report.predictions.get(name, 0) + 1
         if not isinstance(value, (int, float)):
             self.report.add("error", "confidence is not a number", where, f"found {_shown(value)}")
-        elif not math.isfinite(value):
+        elif isinstance(value, float) and not math.isfinite(value):
             self.report.add("error", "confidence is not finite", where, f"found {value}")
         else:
             if isinstance(value, bool) or not 0 <= value <= 1:
-                self.report.add("warning", "confidence is not a number within 0 and 1", where, f"found {value}")
+                self.report.add("warning", "confidence is not a number within 0 and 1", where, f"found {_shown(value)}")
             if value == CONFIDENCE_THRESHOLD:
                 self.report.add("warning", "confidence is exactly 0.5, which counts as not visible", where)
-            self.confidences.append(float(value))
+            self.confidences.append(float(min(max(value, 0), 1)))
 
 
 def _doubts(box: BoxedMask) -> Iterator[tuple[str, str]]:
@@ -293,6 +297,10 @@ def _check_confidences(values: list[float], direction: Direction, report: Report
         report.add("warning", "only 0 and 1 as confidences: nothing to calibrate", key)
     if not 0.01 <= share <= 0.99:
         report.add("warning", "more than 99% of the objects predicted alike", key, f"{share:.1%} visible")
+
+
+def _severity(decisive: bool) -> str:
+    return "error" if decisive else "warning"
 
 
 def _shown(value: object) -> str:

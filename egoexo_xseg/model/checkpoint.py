@@ -9,7 +9,7 @@ import os
 import pickle
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from transformers.initialization import no_init_weights
 
 from egoexo_xseg.errors import CheckpointError, XsegError
 from egoexo_xseg.model.configuration import CrossViewConfig
-from egoexo_xseg.model.prompts import PromptBuilder, byte_tokenizer
+from egoexo_xseg.model.prompts import PromptBuilder, byte_tokenizer, word_tokenizer
 from egoexo_xseg.model.released import from_released, is_dead
 from egoexo_xseg.model.segmenter import CrossViewSegmenter
 from egoexo_xseg.progress import detail
@@ -58,12 +58,12 @@ def load_checkpoint(
     """
     files = weight_files(folder)
     shapes = {name: tensor for path in files for name, tensor in _iter_weights(path, headers_only=True)}
-    config, released = _read_config(folder, shapes)
+    config, released = _read_config(folder / "config.json", shapes)
     dead = [name for name in shapes if released and is_dead(name)]
     if dead:
         detail(f"{folder}: weights that play no part are dropped: {_listed(dead)}")
     prompts = PromptBuilder.load(folder)
-    num_tokens, rows = prompts.tokenizer.get_vocab_size(), config.language.vocab_size
+    num_tokens, rows = max(prompts.tokenizer.get_vocab().values()) + 1, config.language.vocab_size
     if num_tokens > rows:
         raise CheckpointError(f"the tokenizer has {num_tokens} tokens, the model knows {rows}", where=folder)
     heads = config.language.num_attention_heads if released else None
@@ -151,20 +151,34 @@ def save_checkpoint(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def new_checkpoint(folder: Path, config: CrossViewConfig, seed: int) -> None:
-    """Write an untrained model with the byte tokenizer; the same seed gives the same weights."""
+def new_checkpoint(folder: Path, config: CrossViewConfig, seed: int, words: Sequence[str] = ()) -> None:
+    """Write an untrained model, the same for the same seed; it reads bytes, or whole `words` where some are given."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
         segmenter = CrossViewSegmenter(config)
     config.untrained = True
-    save_checkpoint(segmenter, PromptBuilder(byte_tokenizer()), folder)
+    tokenizer = word_tokenizer(words) if words else byte_tokenizer()
+    save_checkpoint(segmenter, PromptBuilder(tokenizer), folder)
+
+
+def read_shape(path: Path) -> CrossViewConfig:
+    """The configuration in a `config.json` of ours that stands by itself."""
+    return _read_config(path, {})[0]
 
 
 def checkpoint_hash(folder: Path) -> str:
-    """SHA-256 over everything in the folder that decides an answer: weights, configuration, tokenizer."""
-    digest = hashlib.sha256()
+    """SHA-256 over everything in the folder that decides a mask: weights, configuration, tokenizer.
+
+    Not over a calibration of visibility, which names the checkpoint that it is for by this hash.
+    """
     words = [folder / name for name in ("config.json", *WORDS) if (folder / name).is_file()]
-    for path in sorted([*weight_files(folder), *words]):
+    return hash_files([*weight_files(folder), *words])
+
+
+def hash_files(paths: Iterable[Path]) -> str:
+    """SHA-256 over names and contents of a folder's files, in whatever order they are given."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
         with path.open("rb") as file:
             own = hashlib.file_digest(file, "sha256").hexdigest()
         digest.update(f"{path.name} {own}\n".encode())
@@ -176,11 +190,11 @@ def weight_files(folder: Path) -> list[Path]:
     for name in INDEXES:
         if (folder / name).is_file():
             table = _read_json(folder / name).get("weight_map")
-            shards = set(table.values()) if isinstance(table, dict) and table else {None}
+            shards = list(table.values()) if isinstance(table, dict) and table else [None]
             for shard in shards:
                 if not (isinstance(shard, str) and Path(shard).name == shard and (folder / shard).is_file()):
                     raise CheckpointError(f"no shard {shard!r} in this folder", where=folder / name)
-            return sorted(folder / shard for shard in shards)
+            return sorted({folder / shard for shard in shards})
     for name in SINGLES:
         if (folder / name).is_file():
             return [folder / name]
@@ -199,7 +213,11 @@ def _iter_weights(path: Path, headers_only: bool = False) -> Iterator[tuple[str,
                         yield name, file.get_tensor(name)
             return
         weights = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, EOFError, pickle.UnpicklingError) as fault:
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            "the file holds something else than weights, and nothing is unpickled", where=path
+        ) from None
+    except (SafetensorError, OSError, RuntimeError, EOFError) as fault:
         raise CheckpointError(f"the file cannot be read ({str(fault)[:200]})", where=path) from None
     if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
         raise CheckpointError("the file holds something else than weights", where=path)
@@ -207,9 +225,8 @@ def _iter_weights(path: Path, headers_only: bool = False) -> Iterator[tuple[str,
         yield str(name), tensor.to("meta") if headers_only else tensor
 
 
-def _read_config(folder: Path, shapes: Mapping[str, Tensor]) -> tuple[CrossViewConfig, bool]:
+def _read_config(path: Path, shapes: Mapping[str, Tensor]) -> tuple[CrossViewConfig, bool]:
     """The configuration, and whether the weights bear the released names."""
-    path = folder / "config.json"
     values = _read_json(path)
     kind = values.get("model_type")
     try:
@@ -217,7 +234,7 @@ def _read_config(folder: Path, shapes: Mapping[str, Tensor]) -> tuple[CrossViewC
             return CrossViewConfig.from_dict(values), False
         if kind == RELEASED_TYPE:
             if VOCABULARY not in shapes:
-                raise CheckpointError(f"the weights do not fit the model; missing: {VOCABULARY}", where=folder)
+                raise CheckpointError(f"the weights do not fit the model; missing: {VOCABULARY}", where=path.parent)
             return CrossViewConfig.from_released(values, vocab_size=len(shapes[VOCABULARY])), True
     except XsegError:
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -106,8 +107,12 @@ class CrossViewConfig(PreTrainedConfig):
             self.language = released_phi()
         super().__post_init__(**kwargs)
         _check_size("image_size", self.image_size, MAX_SIDE)
-        if len(self.pixel_mean) != 3 or len(self.pixel_std) != 3 or min(self.pixel_std) <= 0:
-            raise CheckpointError("pixel_mean and pixel_std need three values each, stds above 0", where="config.json")
+        for name in ("pixel_mean", "pixel_std"):
+            values = getattr(self, name)
+            if len(values) != 3 or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in values):
+                raise CheckpointError(f"{name} must be three numbers", where="config.json")
+        if min(self.pixel_std) <= 0:
+            raise CheckpointError("pixel_std must be above 0", where="config.json")
         if self.fusion not in ("released", "per_object"):
             raise CheckpointError("fusion must be 'released' or 'per_object'", where="config.json")
         if not isinstance(self.object_proposals, bool):
@@ -133,7 +138,7 @@ class CrossViewConfig(PreTrainedConfig):
         """Read the saved form; transformers calls this for `from_pretrained`."""
         values = _with_tuples(config_dict)
         for name, shape in (("swin", SwinShape), ("projector", ProjectorShape), ("decoder", DecoderShape)):
-            if isinstance(values.get(name), Mapping):
+            if name in values:
                 values[name] = _read_shape(shape, name, values[name])
         if isinstance(values.get("language"), Mapping):
             values["language"] = PhiConfig.from_dict(dict(values["language"]))
@@ -199,7 +204,9 @@ def released_phi(**changes: Any) -> PhiConfig:
     return PhiConfig(**values | changes)
 
 
-def _read_shape(shape: type, name: str, values: Mapping[str, Any]) -> Any:
+def _read_shape(shape: type, name: str, values: object) -> Any:
+    if not isinstance(values, Mapping):
+        raise CheckpointError(f"{name} must be a JSON object", where="config.json")
     unknown = sorted(set(values) - {entry.name for entry in fields(shape)})
     if unknown:
         raise CheckpointError(f"{name} has no {unknown[0]!r}", where="config.json")

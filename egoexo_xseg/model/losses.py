@@ -41,7 +41,7 @@ class LossConfig:
     mask_weight: float = 5.0
     dice_weight: float = 5.0
     condition_weight: float = 2.0
-    num_points: int = 12544  # 112 x 112, as in Mask2Former
+    num_points: int | None = 12544  # 112 x 112, as in Mask2Former; None: the mask map's own cells
     oversample: float = 3.0  # candidates per point, of which the most uncertain are kept
     importance: float = 0.75  # share of the points that are chosen by uncertainty
 
@@ -53,12 +53,8 @@ def sample_points(maps: Float[Tensor, "M h w"], points: Float[Tensor, "M P 2"]) 
 
 
 @torch.no_grad()
-def match(
-    mask_logits: Float[Tensor, "N h w"], masks: Bool[Tensor, "K H W"], points: Float[Tensor, "1 P 2"]
-) -> Matching:
-    """Hungarian matching of proposals to objects by 5 BCE + 5 dice on shared points (the reference's cost)."""
-    logits = sample_points(mask_logits.float(), points.expand(len(mask_logits), -1, -1))  # (N, P)
-    labels = sample_points(masks.float(), points.expand(len(masks), -1, -1))  # (K, P)
+def match(logits: Float[Tensor, "N P"], labels: Float[Tensor, "K P"]) -> Matching:
+    """Hungarian matching of proposals to objects by 5 BCE + 5 dice at shared places (the reference's cost)."""
     bce = (F.softplus(-logits) @ labels.T + F.softplus(logits) @ (1 - labels).T) / logits.shape[1]  # (N, K)
     inside = logits.sigmoid()
     dice = 1 - (2 * inside @ labels.T + 1) / (inside.sum(-1)[:, None] + labels.sum(-1)[None] + 1)  # (N, K)
@@ -79,15 +75,22 @@ def uncertain_points(logits: Float[Tensor, "M h w"], config: LossConfig, draw: D
     return torch.cat([candidates.gather(1, chosen), uniform], dim=1)  # (M, P, 2)
 
 
-def mask_losses(
-    logits: Float[Tensor, "M h w"], masks: Float[Tensor, "M H W"], points: Float[Tensor, "M P 2"], num_masks: float
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """Sigmoid cross-entropy and dice of matched masks on points, summed over masks / num_masks."""
-    predicted, labels = sample_points(logits, points), sample_points(masks, points)  # (M, P)
-    bce = F.binary_cross_entropy_with_logits(predicted, labels, reduction="none").mean(1).sum() / num_masks
-    inside = predicted.sigmoid()
+@torch.no_grad()
+def uncertain_cells(logits: Float[Tensor, "M P"]) -> Int64[Tensor, "M p"]:
+    """Where each mask is least decided, an eighth of all cells: the others would drown them in the mean."""
+    return logits.abs().topk(max(1, logits.shape[1] // 8), dim=1, largest=False).indices
+
+
+def bce_loss(logits: Float[Tensor, "M P"], labels: Float[Tensor, "M P"], num_masks: float) -> Float[Tensor, ""]:
+    """Sigmoid cross-entropy of matched masks: mean over places, summed over masks / num_masks."""
+    return F.binary_cross_entropy_with_logits(logits, labels, reduction="none").mean(1).sum() / num_masks
+
+
+def dice_loss(logits: Float[Tensor, "M P"], labels: Float[Tensor, "M P"], num_masks: float) -> Float[Tensor, ""]:
+    """One minus the (smoothed) dice coefficient of matched masks, summed over masks / num_masks."""
+    inside = logits.sigmoid()
     dice = 1 - (2 * (inside * labels).sum(1) + 1) / (inside.sum(1) + labels.sum(1) + 1)
-    return bce, dice.sum() / num_masks
+    return dice.sum() / num_masks
 
 
 def condition_loss(
@@ -122,10 +125,13 @@ def alignment_loss(
     return (distance.sum(1) / visible.sum(1).clamp(min=1)).mean()
 
 
-def contrast_loss(query: Float[Tensor, "V D"], target: Float[Tensor, "V D"], temperature: float) -> Float[Tensor, ""]:
-    """XObjAlign that also pushes: row i of each view must find row i of the other among all rows (InfoNCE)."""
+def contrast_loss(
+    query: Float[Tensor, "V D"], target: Float[Tensor, "V D"], others: Bool[Tensor, "V V"], temperature: float
+) -> Float[Tensor, ""]:
+    """XObjAlign that also pushes: row i of each view must find row i of the other among its `others` (InfoNCE)."""
     query, target = F.normalize(query.float(), dim=-1), F.normalize(target.float(), dim=-1)
-    logits = query @ target.T / temperature  # (V, V)
+    own = torch.eye(len(query), dtype=torch.bool, device=query.device)
+    logits = (query @ target.T / temperature).masked_fill(~(others | own), -torch.inf)  # (V, V)
     own = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
@@ -149,23 +155,38 @@ def level_loss(
 ) -> LevelLoss:
     """Match and score one level; `num_masks` is the batch's count of visible objects over all processes, if several.
 
+    Masks are compared at random points, as released, or on the cells of the mask map, whose labels are then the shares
+    of them that the object covers: of an object of a few cells, a thousand points see next to nothing.
     Where objects propose masks of their own, `own_from` is the first one's number: each belongs to its object, and
     the others are matched besides.
     """
     count = max(float(targets.visible.sum()) if num_masks is None else num_masks, 1.0)
+    on_cells, truths = config.num_points is None, targets.masks
+    if on_cells:
+        truths = F.interpolate(truths.float(), level.mask_logits.shape[-2:], mode="area")  # (B, K, h, w)
     matchings, logits, labels = [], [], []
-    for mask_logits, masks, visible in zip(level.mask_logits, targets.masks, targets.visible, strict=True):
+    for mask_logits, masks, visible in zip(level.mask_logits, truths, targets.visible, strict=True):
         objects = visible.nonzero()[:, 0]
-        points = draw(1, config.num_points, 2).to(mask_logits)
-        found = match(mask_logits[:own_from], masks[objects], points)
+        if on_cells:
+            found = match(mask_logits[:own_from].flatten(1).float(), masks[objects].flatten(1))
+        else:
+            points = draw(1, config.num_points, 2).to(mask_logits)
+            maps = mask_logits[:own_from].float(), masks[objects].float()
+            found = match(*(sample_points(each, points.expand(len(each), -1, -1)) for each in maps))
         found = Matching(found.proposals.to(objects.device), objects[found.objects])
         if own_from is not None:
             found = Matching(torch.cat([found.proposals, own_from + objects]), torch.cat([found.objects, objects]))
         matchings.append(found)
         logits.append(mask_logits[found.proposals])
         labels.append(masks[found.objects])
-    logits, labels = torch.cat(logits).float(), torch.cat(labels).to(torch.float32)  # (M, h, w), (M, H, W)
-    points = uncertain_points(logits, config, draw)
-    bce, dice = mask_losses(logits, labels, points, count)
+    logits, labels = torch.cat(logits).float(), torch.cat(labels).float()  # (M, h, w), (M, H, W)
+    if on_cells:
+        logits, labels = logits.flatten(1), labels.flatten(1)  # (M, h*w)
+        undecided = uncertain_cells(logits)
+        bce = bce_loss(logits.gather(1, undecided), labels.gather(1, undecided), count)
+    else:
+        points = uncertain_points(logits, config, draw)
+        logits, labels = sample_points(logits, points), sample_points(labels, points)  # (M, P)
+        bce = bce_loss(logits, labels, count)
     conditions = condition_loss(level.condition_logits, targets.present, matchings, count, own_from)
-    return LevelLoss(bce, dice, conditions, matchings)
+    return LevelLoss(bce, dice_loss(logits, labels, count), conditions, matchings)

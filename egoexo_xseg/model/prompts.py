@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from egoexo_xseg.errors import CheckpointError, XsegError
@@ -98,12 +98,13 @@ class PromptBuilder:
         """From `tokenizer.json`, or from the `vocab.json` and `merges.txt` of the released folders."""
         path = folder / "tokenizer.json"
         try:
-            tokenizer = Tokenizer.from_file(str(path)) if path.is_file() else _read_codegen(folder)
+            builder = cls(Tokenizer.from_file(str(path)) if path.is_file() else _read_codegen(folder))
+            builder.build(["a cup"])
         except XsegError:
             raise
         except Exception as fault:  # tokenizers raises bare Exception for whatever its parser meets
-            raise CheckpointError(f"the tokenizer cannot be read ({fault})", where=folder) from None
-        return cls(tokenizer)
+            raise CheckpointError(f"the tokenizer cannot be used ({fault})", where=folder) from None
+        return builder
 
 
 def byte_tokenizer() -> Tokenizer:
@@ -113,6 +114,17 @@ def byte_tokenizer() -> Tokenizer:
     # Byte-level BPE writes bytes as printable characters: those that are not, as the first free ones from 256 on.
     characters = {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
     tokenizer = _byte_level(models.BPE({characters[byte]: byte for byte in range(256)}, []))
+    tokenizer.add_special_tokens([END_TOKEN, PAD_TOKEN, SEG_TOKEN])
+    return tokenizer
+
+
+def word_tokenizer(texts: Sequence[str]) -> Tokenizer:
+    """Byte-level BPE in which every word of the prompt and of `texts` is one token: the tokenizer of small models."""
+    tokenizer = _byte_level(models.BPE())
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=1 << 16, min_frequency=1, initial_alphabet=alphabet, show_progress=False)
+    prompt = TEMPLATE.format(system=SYSTEM, objects="<region>, <region>", tail="")
+    tokenizer.train_from_iterator([*re.split("|".join(MARKERS), prompt), *texts], trainer)
     tokenizer.add_special_tokens([END_TOKEN, PAD_TOKEN, SEG_TOKEN])
     return tokenizer
 

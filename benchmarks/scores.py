@@ -1,0 +1,213 @@
+"""The scores of the shipped weights on sample takes that no training ever saw, beside two baselines.
+
+    python benchmarks/scores.py --out scores
+
+Makes the takes, prepares them, captions every query object, predicts both directions, and scores as the challenge does,
+with 95% intervals from drawing whole takes anew. Writes OUT/scores.json; what OUT already holds is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Bool, Float, Int64, UInt8
+
+from egoexo_xseg.data.annotations import Annotations, Take, open_annotations
+from egoexo_xseg.data.images import frame_path, read_image
+from egoexo_xseg.data.metrics import box_rle, box_truth, score_masks
+from egoexo_xseg.data.pairs import iter_pairs
+from egoexo_xseg.data.predictions import read_take_predictions
+from egoexo_xseg.data.submission import written_whole
+from egoexo_xseg.jobs.evaluate import Evaluation, ScoredSample, evaluate, summarise
+from egoexo_xseg.jobs.pack import pack
+from egoexo_xseg.jobs.predict import PredictOptions, predict
+from egoexo_xseg.jobs.prepare import prepare
+from egoexo_xseg.jobs.sample import write_sample
+from egoexo_xseg.masks import Rle, mask_to_rle, resize_nearest, rle_to_mask, scored_hw
+from egoexo_xseg.records import Direction, Pair, PairObject, Prediction
+from egoexo_xseg.world.paint import COLOURS
+
+WEIGHTS = Path(__file__).parents[1] / "weights"
+SPLIT = "heldout"
+RESAMPLES = 300
+
+Image, Mask = UInt8[np.ndarray, "_ _ 3"], Bool[np.ndarray, "_ _"]
+Guess = Callable[[Image, Image, Rle, tuple[int, int]], Mask]
+"""Query image, target image, query mask and wanted size to a mask."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=WEIGHTS / "xseg-tiny")
+    parser.add_argument("--captions", type=Path, help="captions of the takes (default: none)")
+    parser.add_argument("--seed", type=int, default=1001)
+    parser.add_argument("--takes", type=int, default=24)
+    parser.add_argument("--out", type=Path, default=Path("scores"))
+    options = parser.parse_args()
+    raw, data = options.out / "raw", options.out / "data"
+    if not (raw / "split.json").is_file():
+        write_sample(raw, seed=options.seed, takes=options.takes, split=SPLIT)
+    prepare(raw, data, split=SPLIT)
+    annotations = open_annotations(data, split=SPLIT)
+    guesses: dict[str, Guess] = {"copied in place": copied, "colour of segments": coloured}
+    report: dict[str, Any] = {"model": scores_of_model(options, data, annotations)}
+    for name, guess in guesses.items():
+        folder = options.out / name.replace(" ", "-")
+        write_guesses(annotations, guess, folder)
+        report[name] = summary(score(folder, annotations))
+    with written_whole(options.out / "scores.json") as file:
+        json.dump(report, file, indent=1)
+    print(json.dumps(report, indent=1))
+
+
+def scores_of_model(options: argparse.Namespace, data: Path, annotations: Annotations) -> dict[str, Any]:
+    folder = options.out / "predictions"
+    for direction in Direction:
+        predict(
+            PredictOptions(
+                data, folder, direction, str(options.model), split=SPLIT, captions=options.captions, device="cpu"
+            )
+        )
+    report = summary(score(folder, annotations))
+    for direction in Direction:
+        right, total = look_alikes(folder, annotations, direction)
+        report[direction.value]["look_alikes"] = {"right": round(right / max(total, 1), 4), "of": total}
+    return report
+
+
+def score(folder: Path, annotations: Annotations) -> Evaluation:
+    submission = folder / "submission.json"
+    pack(folder, annotations, submission)
+    return evaluate([submission], annotations)
+
+
+def summary(evaluation: Evaluation) -> dict[str, Any]:
+    """Scores by direction, each with its interval."""
+    report: dict[str, Any] = {}
+    for direction, samples in evaluation.samples.items():
+        whole = summarise(samples).to_json()
+        takes: dict[str, list[ScoredSample]] = {}
+        for sample in samples:
+            takes.setdefault(sample.take_uid, []).append(sample)
+        rng = np.random.default_rng(0)
+        drawn = [
+            summarise([sample for uid in rng.choice(sorted(takes), len(takes)) for sample in takes[uid]]).to_json()
+            for _ in range(RESAMPLES)
+        ]
+        report[direction.value] = {
+            name: value
+            if name == "samples"
+            else {"value": value, "interval": np.nanquantile([d[name] for d in drawn], [0.025, 0.975]).tolist()}
+            for name, value in whole.items()
+        }
+        report[direction.value]["pairs"] = len(
+            {(s.take_uid, s.query_camera, s.target_camera, s.frame) for s in samples}
+        )
+    return report
+
+
+def look_alikes(folder: Path, annotations: Annotations, direction: Direction) -> tuple[int, int]:
+    """How often the right object is answered where another one of its colour is in the target frame, and of how many.
+
+    Right is an answer that overlaps its own object, more than any other. Names tell the colour: only here.
+    """
+    right = total = 0
+    for take in annotations:
+        found = read_take_predictions(folder, direction, take.take_uid)
+        for pair in iter_pairs(take, direction):
+            truths = {item.object_id: item.target_mask for item in pair.objects if item.target_mask is not None}
+            for item in pair.objects:
+                alike = [other for other in truths if colour(other) == colour(item.object_id) != ""]
+                if item.object_id not in truths or len(alike) < 2:
+                    continue
+                answer = found[item.object_id, pair.query_camera, pair.target_camera, pair.frame].mask
+                ious = {}
+                for other in truths:
+                    truth = box_truth(truths[other])
+                    ious[other] = score_masks(truth, box_rle(answer, truth.hw)).iou
+                total += 1
+                right += ious[item.object_id] > 0 and ious[item.object_id] == max(ious.values())
+    return right, total
+
+
+def colour(object_id: str) -> str:
+    word = object_id.strip().lower().split(" ")[0]
+    return word if word in COLOURS else ""
+
+
+def write_guesses(annotations: Annotations, guess: Guess, folder: Path) -> None:
+    """A baseline's predictions, every object said to be visible."""
+    for direction in Direction:
+        (folder / direction.value).mkdir(parents=True, exist_ok=True)
+        for take in annotations:
+            path = folder / direction.value / f"{take.take_uid}.jsonl"
+            if not path.is_file():
+                with written_whole(path) as file:
+                    file.writelines(prediction.to_line() + "\n" for prediction in iter_guesses(take, direction, guess))
+
+
+def iter_guesses(take: Take, direction: Direction, guess: Guess) -> Iterator[Prediction]:
+    for pair in iter_pairs(take, direction):
+        query, target = (
+            read_image(frame_path(take.folder, camera, pair.frame))
+            for camera in (pair.query_camera, pair.target_camera)
+        )
+        for item in pair.objects:
+            mask = guess(query, target, item.query_mask, scored_hw(pair.target_hw))
+            yield prediction_of(pair, item, mask)
+
+
+def prediction_of(pair: Pair, item: PairObject, mask: Mask) -> Prediction:
+    place = (pair.take_uid, item.object_id, pair.query_camera, pair.target_camera, pair.frame)
+    return Prediction(*place, mask=mask_to_rle(mask), visibility=1.0, score=1.0, margin=1.0)
+
+
+def copied(query: Image, target: Image, mask: Rle, hw: tuple[int, int]) -> Mask:
+    """The query mask at the same place of the other image."""
+    return resize_nearest(rle_to_mask(mask), hw)
+
+
+def coloured(query: Image, target: Image, mask: Rle, hw: tuple[int, int]) -> Mask:
+    """The segment of the target image whose colours are most like those under the query mask."""
+    under = resize_nearest(rle_to_mask(mask), query.shape[:2])
+    wanted = histogram(query, under) if under.any() else np.zeros(512)
+    segments = segment(target)
+    counts = np.bincount(segments.ravel())
+    best, found = -1.0, np.zeros(target.shape[:2], bool)
+    for label in np.flatnonzero((counts > 0.0004 * segments.size) & (counts < 0.1 * segments.size)):
+        inside = segments == label
+        likeness = float(np.minimum(wanted, histogram(target, inside)).sum())
+        if likeness > best:
+            best, found = likeness, inside
+    return resize_nearest(found, hw)
+
+
+def histogram(image: Image, mask: Mask) -> Float[np.ndarray, " 512"]:
+    bins = (image[mask] // 32).astype(np.int64) @ np.array([64, 8, 1])
+    return np.bincount(bins, minlength=512) / len(bins)
+
+
+def segment(image: Image) -> Int64[np.ndarray, "_ _"]:
+    """Connected places of one colour after mean-shift smoothing, small gaps closed."""
+    smooth = cv2.pyrMeanShiftFiltering(np.ascontiguousarray(image), 8, 24)
+    lab = cv2.cvtColor(smooth, cv2.COLOR_RGB2LAB).astype(np.int64)
+    keys = (lab[..., 0] // 48) * 10_000 + (lab[..., 1] // 20) * 100 + lab[..., 2] // 20
+    labels = np.zeros(keys.shape, np.int64)
+    count = 0
+    for key in np.unique(keys):
+        inside = cv2.morphologyEx((keys == key).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
+        number, own = cv2.connectedComponents(inside)
+        free = (own > 0) & (labels == 0)
+        labels[free] = own[free] + count
+        count += number
+    return labels
+
+
+if __name__ == "__main__":
+    main()
