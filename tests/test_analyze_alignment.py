@@ -94,12 +94,11 @@ def test_results(mirrored, tiny_model):
             assert found[model, embedding, "first in its pair"] == found[model, embedding, "first among all"] == 1
             assert found[model, embedding, "first in its pair by chance"] == 0.5
     assert (
-        "**ego2exo, conditions**: before, an object's distance to itself in the other view is 0.000 [0.000, 0.000]"
-        in text
+        "over that to the other objects there: 0.000 [0.000, 0.000] before, 0.000 [0.000, 0.000] after. Nearest" in text
     )
 
 
 def test_without_another_model(mirrored):
     options = replace(mirrored, directions=(Direction.EXO_EGO,), takes=("take-a",))
     text, _ = analyze_alignment(options)
-    assert "before" not in text and "**exo2ego, conditions**: an object's distance to itself" in text
+    assert "before" not in text and "over that to the other objects there: 0.000 [0.000, 0.000]. Nearest" in text

@@ -91,27 +91,37 @@ def _measure(analyst: Analyst, take: Take, direction: Direction, faults: list[st
 def _text(options: AnalyzeOptions, before: str | None, found: list[tuple[Aligned, dict[str, Estimate]]]) -> str:
     uids = np.concatenate([each.views.take_uids for each, _ in found])
     models = f"Model `{options.model or 'as released'}`" + (f", before: `{before}`" if before else "")
-    lines = ["# Objects from both sides", f"{models}. {intervals_note(uids)}"]
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, dict[str, dict[str, Estimate]]] = {}
     for each, figures in found:
         name = f"**{each.direction.value}, {EMBEDDINGS[each.embedding]}**"
-        model = f"{each.model}, " if before else ""
-        near, far = figures["first in its pair"], figures["first among all"]
-        words = [
-            f"nearest among the objects of all takes in {far:.1%} of {far.samples} "
-            f"({figures['first among all by chance'].value:.2%} by chance), mean rank {figures['rank among all']:.1f}"
+        groups.setdefault(name, {})[each.model if before else ""] = figures
+    lines = [f"{name}: {_spell(figures)}" for name, figures in groups.items()]
+    head = f"{models}. {intervals_note(uids)}"
+    return "\n\n".join(["# Objects from both sides", head, *lines, "![Clusters and distances](alignment.png)"]) + "\n"
+
+
+def _spell(models: dict[str, dict[str, Estimate]]) -> str:
+    """One kind of embedding in sentences, each figure model by model."""
+
+    def told(name: str, spec: str) -> str:
+        return ", ".join(f"{figures[name]:{spec}} {model}".rstrip() for model, figures in models.items())
+
+    figures = next(iter(models.values()))
+    near, far = figures["first in its pair"], figures["first among all"]
+    sentences = []
+    if near.samples:
+        chance = figures["first in its pair by chance"].value
+        sentences = [
+            f"an object's distance to itself in the other view, over that to the other objects there: "
+            f"{told('same over different', '.3f')}. Nearest to itself among the objects of its pair of views, of "
+            f"{near.samples}: {told('first in its pair', '.1%')} ({chance:.1%} by chance)."
         ]
-        if near.samples:
-            words = [
-                f"an object's distance to itself in the other view is {figures['same over different']:.3f} of that to "
-                f"the other objects there",
-                f"it is the nearest of them in {near:.1%} of {near.samples} cases "
-                f"({figures['first in its pair by chance'].value:.1%} by chance)",
-                *words,
-            ]
-        groups.setdefault(name, []).append(f"{model}{'; '.join(words)}.")
-    lines += [f"{name}: {' '.join(sentences)}" for name, sentences in groups.items()]
-    return "\n\n".join([*lines, "![Clusters and distances](alignment.png)"]) + "\n"
+    chance = figures["first among all by chance"].value
+    sentences.append(
+        f"Nearest to itself among the objects of all takes, of {far.samples}: {told('first among all', '.1%')} "
+        f"({chance:.2%} by chance), at mean rank {told('rank among all', '.1f')}."
+    )
+    return " ".join(sentences)
 
 
 def choose_objects(views: Views) -> list[tuple[str, str]]:
