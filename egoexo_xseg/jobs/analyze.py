@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from torch import Tensor
 from egoexo_xseg.data.annotations import Take, open_annotations
 from egoexo_xseg.data.captions import Captions
 from egoexo_xseg.data.submission import pair_key, written_whole
+from egoexo_xseg.data.visibility import VisibilityMap, checkpoint_map
 from egoexo_xseg.errors import XsegError
 from egoexo_xseg.jobs.charts import write_figure
 from egoexo_xseg.jobs.evaluate import iter_scored, resample
@@ -71,6 +72,7 @@ class AnalyzeOptions:
 class Look:
     """Some pairs of a take as the model takes them, their images encoded."""
 
+    direction: Direction
     pairs: list[Pair]
     batch: Batch
     encoding: Encoding
@@ -79,8 +81,8 @@ class Look:
 class Analyst:
     """A loaded model that encodes each image of a take once, whichever pairs and directions ask for it."""
 
-    def __init__(self, predictor: Predictor) -> None:
-        self.predictor = predictor
+    def __init__(self, predictor: Predictor, calibration: Mapping[Direction, VisibilityMap | None]) -> None:
+        self.predictor, self.calibration = predictor, calibration
         self._encodings: OrderedDict[str, Encoding] = OrderedDict()
 
     @property
@@ -92,7 +94,7 @@ class Analyst:
         for found in self.predictor.iter_batches(take, direction, None, faults):
             samples = [sample for _, sample in found]
             batch = collate(samples).to(self.segmenter.device)
-            yield Look([pair for pair, _ in found], batch, self._encode(samples, batch))
+            yield Look(direction, [pair for pair, _ in found], batch, self._encode(samples, batch))
 
     def _encode(self, samples: Sequence[Sample], batch: Batch) -> Encoding:
         """Each image by itself: in company it would come out different in its last digits."""
@@ -124,7 +126,8 @@ class Analyst:
         """What `xseg predict` would write."""
         output = self.segmenter.propose(look.batch, canvas, reading)
         sizes = [scored_hw(pair.target_hw) for pair in look.pairs]
-        yield from to_predictions(look.pairs, self.segmenter.choose(look.batch, output, sizes))
+        answers = self.segmenter.choose(look.batch, output, sizes)
+        yield from to_predictions(look.pairs, answers, self.calibration[look.direction])
 
     def target_masks(self, look: Look) -> Bool[Tensor, "B K S S"]:
         """The truth, fitted; hidden objects have empty masks."""
@@ -148,6 +151,11 @@ class Study:
         self.annotations = open_annotations(options.data, split=options.split, takes=options.takes)
         self.predicts = {direction: options.predict(direction) for direction in options.directions}
         self.checkpoints = {direction: resolve_model(each.model) for direction, each in self.predicts.items()}
+        self.models = {direction: checkpoint_hash(checkpoint) for direction, checkpoint in self.checkpoints.items()}
+        self.calibration = {
+            direction: checkpoint_map(checkpoint, self.models[direction], direction)
+            for direction, checkpoint in self.checkpoints.items()
+        }
         self.faults: list[str] = []
         self._analysts: dict[Path, Analyst] = {}
 
@@ -155,13 +163,9 @@ class Study:
         """The direction's model; directions that share a checkpoint share it."""
         checkpoint = self.checkpoints[direction]
         if checkpoint not in self._analysts:
-            self._analysts[checkpoint] = Analyst(Predictor(self.predicts[direction], checkpoint))
+            predictor = Predictor(self.predicts[direction], checkpoint)
+            self._analysts[checkpoint] = Analyst(predictor, self.calibration)
         return self._analysts[checkpoint]
-
-    @property
-    def models(self) -> list[str]:
-        """The checkpoints' hashes, one per direction."""
-        return [checkpoint_hash(checkpoint) for checkpoint in self.checkpoints.values()]
 
     def begin(self, analysis: str, **more: object) -> None:
         """Write the manifest, or refuse a folder that holds other results; `more` decides the results too."""
@@ -170,7 +174,8 @@ class Study:
         identity = {
             "analysis": analysis,
             "direction": [direction.value for direction in options.directions],
-            "model": self.models,
+            "model": list(self.models.values()),
+            "calibration": [chosen.digest if chosen else None for chosen in self.calibration.values()],
             "choice of takes": list(self.annotations.take_uids),
             "captions": Captions.read(captions).hash if captions else None,
             "dtype": first.dtype,
