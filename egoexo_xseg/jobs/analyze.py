@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,11 +18,12 @@ from torch import Tensor
 from egoexo_xseg.data.annotations import Take, open_annotations
 from egoexo_xseg.data.captions import Captions
 from egoexo_xseg.data.submission import pair_key, written_whole
+from egoexo_xseg.data.visibility import VisibilityMap, checkpoint_map
 from egoexo_xseg.errors import XsegError
 from egoexo_xseg.jobs.charts import write_figure
 from egoexo_xseg.jobs.evaluate import iter_scored, resample
 from egoexo_xseg.jobs.manifest import settle_folder, versions
-from egoexo_xseg.jobs.predict import PredictOptions, Predictor, to_predictions
+from egoexo_xseg.jobs.predict import PredictOptions, Predictor, is_out_of_memory, to_predictions
 from egoexo_xseg.masks import scored_hw
 from egoexo_xseg.model.checkpoint import checkpoint_hash
 from egoexo_xseg.model.hub import resolve_model
@@ -69,8 +70,9 @@ class AnalyzeOptions:
 
 @dataclass(frozen=True)
 class Look:
-    """Some pairs of a take as the model takes them, their images encoded."""
+    """Some pairs of a take and direction as the model takes them, their images encoded."""
 
+    direction: Direction
     pairs: list[Pair]
     batch: Batch
     encoding: Encoding
@@ -79,8 +81,8 @@ class Look:
 class Analyst:
     """A loaded model that encodes each image of a take once, whichever pairs and directions ask for it."""
 
-    def __init__(self, predictor: Predictor) -> None:
-        self.predictor = predictor
+    def __init__(self, predictor: Predictor, calibrations: Mapping[Direction, VisibilityMap | None]) -> None:
+        self.predictor, self.calibrations = predictor, calibrations
         self._encodings: OrderedDict[str, Encoding] = OrderedDict()
 
     @property
@@ -92,7 +94,7 @@ class Analyst:
         for found in self.predictor.iter_batches(take, direction, None, faults):
             samples = [sample for _, sample in found]
             batch = collate(samples).to(self.segmenter.device)
-            yield Look([pair for pair, _ in found], batch, self._encode(samples, batch))
+            yield Look(direction, [pair for pair, _ in found], batch, self._encode(samples, batch))
 
     def _encode(self, samples: Sequence[Sample], batch: Batch) -> Encoding:
         """Each image by itself: in company it would come out different in its last digits."""
@@ -124,7 +126,8 @@ class Analyst:
         """What `xseg predict` would write."""
         output = self.segmenter.propose(look.batch, canvas, reading)
         sizes = [scored_hw(pair.target_hw) for pair in look.pairs]
-        yield from to_predictions(look.pairs, self.segmenter.choose(look.batch, output, sizes))
+        answers = self.segmenter.choose(look.batch, output, sizes)
+        yield from to_predictions(look.pairs, answers, self.calibrations[look.direction])
 
     def target_masks(self, look: Look) -> Bool[Tensor, "B K S S"]:
         """The truth, fitted; hidden objects have empty masks."""
@@ -148,6 +151,12 @@ class Study:
         self.annotations = open_annotations(options.data, split=options.split, takes=options.takes)
         self.predicts = {direction: options.predict(direction) for direction in options.directions}
         self.checkpoints = {direction: resolve_model(each.model) for direction, each in self.predicts.items()}
+        hashes = {checkpoint: checkpoint_hash(checkpoint) for checkpoint in set(self.checkpoints.values())}
+        self.models = [hashes[checkpoint] for checkpoint in self.checkpoints.values()]
+        self.calibrations = {
+            direction: checkpoint_map(checkpoint, hashes[checkpoint], direction)
+            for direction, checkpoint in self.checkpoints.items()
+        }
         self.faults: list[str] = []
         self._analysts: dict[Path, Analyst] = {}
 
@@ -155,22 +164,18 @@ class Study:
         """The direction's model; directions that share a checkpoint share it."""
         checkpoint = self.checkpoints[direction]
         if checkpoint not in self._analysts:
-            self._analysts[checkpoint] = Analyst(Predictor(self.predicts[direction], checkpoint))
+            self._analysts[checkpoint] = Analyst(Predictor(self.predicts[direction], checkpoint), self.calibrations)
         return self._analysts[checkpoint]
 
-    @property
-    def models(self) -> list[str]:
-        """The checkpoints' hashes, one per direction."""
-        return [checkpoint_hash(checkpoint) for checkpoint in self.checkpoints.values()]
-
     def begin(self, analysis: str, **more: object) -> None:
-        """Write the manifest, or refuse a folder that holds other results; `more` decides the results too."""
+        """Write the manifest, or refuse a folder that holds other results; `more` decides them too."""
         options, first = self.options, self.predicts[self.options.directions[0]]
         captions = options.captions
         identity = {
             "analysis": analysis,
             "direction": [direction.value for direction in options.directions],
             "model": self.models,
+            "calibration": [each.digest if each else None for each in self.calibrations.values()],
             "choice of takes": list(self.annotations.take_uids),
             "captions": Captions.read(captions).hash if captions else None,
             "dtype": first.dtype,
@@ -217,7 +222,9 @@ class Study:
     def _measure_take(self, function: Measure, take: Take, direction: Direction, faults: list[str]) -> Columns:
         try:
             return function(self.analyst(direction), take, direction, faults)
-        except (torch.OutOfMemoryError, MemoryError):
+        except (RuntimeError, MemoryError) as fault:
+            if not is_out_of_memory(fault):
+                raise
             device, where = self.predicts[direction].device, f"take {take.take_uid}"
             raise XsegError(f"out of memory on {device}", where=where, remedy="Give a smaller --batch-size") from None
 
