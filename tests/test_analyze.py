@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from egoexo_xseg.errors import PredictionError, XsegError
 from egoexo_xseg.jobs import analyze as job
 from egoexo_xseg.jobs.analyze import Study, estimate, intervals_note, mean
 from egoexo_xseg.jobs.analyze_text import _balanced_accuracy
+from egoexo_xseg.model.checkpoint import checkpoint_hash
 from egoexo_xseg.model.segmenter import CrossViewSegmenter
 from egoexo_xseg.records import Direction
 
@@ -92,7 +95,7 @@ def test_each_image_is_encoded_once_for_both_directions(options, monkeypatch):
     original = CrossViewSegmenter.encode
     monkeypatch.setattr(CrossViewSegmenter, "encode", encode)
     Study(replace(options, takes=("take-a",), batch_size=1)).measure(look_only)
-    assert len(seen) == len({image.numpy().tobytes() for image in seen}) == 3  # the cameras of the first frame
+    assert len(seen) == len({image.numpy().tobytes() for image in seen}) == 4  # two cameras, two frames
 
 
 def test_what_is_forgotten_is_encoded_again_to_the_same(options, monkeypatch):
@@ -101,6 +104,23 @@ def test_what_is_forgotten_is_encoded_again_to_the_same(options, monkeypatch):
     monkeypatch.setattr(job, "KEPT_BYTES", 1)
     forgetful = Study(options).measure(look_only, "forgetful")
     assert (whole[Direction.EGO_EXO]["looks"] == forgetful[Direction.EGO_EXO]["looks"]).all()
+
+
+def test_visibility_is_calibrated_as_in_predictions(options, tmp_path):
+    model = Path(shutil.copytree(options.model, tmp_path / "calibrated"))
+    certain = {"model": checkpoint_hash(model), "intercept": 3.0, "signals": {}}
+    (model / "calibration.json").write_text(json.dumps({"exo2ego": certain}))
+
+    def answer(analyst, take, direction, faults):
+        look = next(analyst.iter_looks(take, direction, faults))
+        canvas = analyst.segmenter.unroll(look.batch, look.encoding)
+        predictions = analyst.answer(look, canvas, analyst.read(look, analyst.pool_query(look), None))
+        return {"visibility": np.array([prediction.visibility for prediction in predictions])}
+
+    options = replace(options, model=str(model), takes=("take-a",), batch_size=1)
+    found = Study(options).measure(answer)
+    assert found[Direction.EXO_EGO]["visibility"] == pytest.approx(1 / (1 + np.exp(-3)))
+    assert (found[Direction.EGO_EXO]["visibility"] < 0.9).all()
 
 
 def test_goes_on_where_it_stopped(options):

@@ -51,12 +51,14 @@ def test_without_visible_objects_there_is_no_curve():
 
 
 def test_results(analyze_options, captions_file, monkeypatch):
-    options = replace(analyze_options, captions=captions_file, directions=(Direction.EXO_EGO,), takes=("take-a",))
+    options = replace(
+        analyze_options, captions=captions_file, directions=(Direction.EXO_EGO,), takes=("take-a",), batch_size=1
+    )
     reads, read = [], CrossViewSegmenter.read
     monkeypatch.setattr(CrossViewSegmenter, "read", lambda self, *given: (reads.append(1), read(self, *given))[1])
     text, faults = analyze_fusion(options, values=4)
     assert not faults and text == (options.out / "fusion.md").read_text("utf-8")
-    assert len(reads) == 2  # of six pairs, four at a time: the language model does not depend on k
+    assert len(reads) == 2  # a pair at a time: the language model does not depend on k
     assert "at the learnt k = 0.500. The best of 5 values is k = " in text
     assert (options.out / "fusion.png").read_bytes().startswith(b"\x89PNG")
     rows = list(csv.DictReader((options.out / "fusion.csv").read_text().splitlines()))

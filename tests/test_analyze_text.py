@@ -56,7 +56,7 @@ def test_results(analyze_options, captions_file):
     options = replace(analyze_options, captions=captions_file, takes=("take-a",))
     text, faults = analyze_text(options)
     assert not faults and text == (options.out / "text.md").read_text("utf-8")
-    assert "(for 81% of the objects), shuffled with seed 0" in text and "**exo2ego**: IoU of " in text
+    assert "(for 80% of the objects), shuffled with seed 0" in text and "**exo2ego**: IoU of " in text
     first = {path.name: path.read_bytes() for path in options.out.iterdir() if path.is_file()}
     assert set(first) == {"manifest.json", "text.csv", "text.md", "text.png"}
     assert first["text.png"].startswith(b"\x89PNG")

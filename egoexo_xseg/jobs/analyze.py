@@ -23,7 +23,7 @@ from egoexo_xseg.errors import XsegError
 from egoexo_xseg.jobs.charts import write_figure
 from egoexo_xseg.jobs.evaluate import iter_scored, resample
 from egoexo_xseg.jobs.manifest import settle_folder, versions
-from egoexo_xseg.jobs.predict import PredictOptions, Predictor, to_predictions
+from egoexo_xseg.jobs.predict import PredictOptions, Predictor, is_out_of_memory, to_predictions
 from egoexo_xseg.masks import scored_hw
 from egoexo_xseg.model.checkpoint import checkpoint_hash
 from egoexo_xseg.model.hub import resolve_model
@@ -70,7 +70,7 @@ class AnalyzeOptions:
 
 @dataclass(frozen=True)
 class Look:
-    """Some pairs of a take as the model takes them, their images encoded."""
+    """Some pairs of a take and direction as the model takes them, their images encoded."""
 
     direction: Direction
     pairs: list[Pair]
@@ -81,8 +81,8 @@ class Look:
 class Analyst:
     """A loaded model that encodes each image of a take once, whichever pairs and directions ask for it."""
 
-    def __init__(self, predictor: Predictor, calibration: Mapping[Direction, VisibilityMap | None]) -> None:
-        self.predictor, self.calibration = predictor, calibration
+    def __init__(self, predictor: Predictor, calibrations: Mapping[Direction, VisibilityMap | None]) -> None:
+        self.predictor, self.calibrations = predictor, calibrations
         self._encodings: OrderedDict[str, Encoding] = OrderedDict()
 
     @property
@@ -127,7 +127,7 @@ class Analyst:
         output = self.segmenter.propose(look.batch, canvas, reading)
         sizes = [scored_hw(pair.target_hw) for pair in look.pairs]
         answers = self.segmenter.choose(look.batch, output, sizes)
-        yield from to_predictions(look.pairs, answers, self.calibration[look.direction])
+        yield from to_predictions(look.pairs, answers, self.calibrations[look.direction])
 
     def target_masks(self, look: Look) -> Bool[Tensor, "B K S S"]:
         """The truth, fitted; hidden objects have empty masks."""
@@ -151,9 +151,10 @@ class Study:
         self.annotations = open_annotations(options.data, split=options.split, takes=options.takes)
         self.predicts = {direction: options.predict(direction) for direction in options.directions}
         self.checkpoints = {direction: resolve_model(each.model) for direction, each in self.predicts.items()}
-        self.models = {direction: checkpoint_hash(checkpoint) for direction, checkpoint in self.checkpoints.items()}
-        self.calibration = {
-            direction: checkpoint_map(checkpoint, self.models[direction], direction)
+        hashes = {checkpoint: checkpoint_hash(checkpoint) for checkpoint in set(self.checkpoints.values())}
+        self.models = [hashes[checkpoint] for checkpoint in self.checkpoints.values()]
+        self.calibrations = {
+            direction: checkpoint_map(checkpoint, hashes[checkpoint], direction)
             for direction, checkpoint in self.checkpoints.items()
         }
         self.faults: list[str] = []
@@ -163,19 +164,18 @@ class Study:
         """The direction's model; directions that share a checkpoint share it."""
         checkpoint = self.checkpoints[direction]
         if checkpoint not in self._analysts:
-            predictor = Predictor(self.predicts[direction], checkpoint)
-            self._analysts[checkpoint] = Analyst(predictor, self.calibration)
+            self._analysts[checkpoint] = Analyst(Predictor(self.predicts[direction], checkpoint), self.calibrations)
         return self._analysts[checkpoint]
 
     def begin(self, analysis: str, **more: object) -> None:
-        """Write the manifest, or refuse a folder that holds other results; `more` decides the results too."""
+        """Write the manifest, or refuse a folder that holds other results; `more` decides them too."""
         options, first = self.options, self.predicts[self.options.directions[0]]
         captions = options.captions
         identity = {
             "analysis": analysis,
             "direction": [direction.value for direction in options.directions],
-            "model": list(self.models.values()),
-            "calibration": [chosen.digest if chosen else None for chosen in self.calibration.values()],
+            "model": self.models,
+            "calibration": [each.digest if each else None for each in self.calibrations.values()],
             "choice of takes": list(self.annotations.take_uids),
             "captions": Captions.read(captions).hash if captions else None,
             "dtype": first.dtype,
@@ -222,7 +222,9 @@ class Study:
     def _measure_take(self, function: Measure, take: Take, direction: Direction, faults: list[str]) -> Columns:
         try:
             return function(self.analyst(direction), take, direction, faults)
-        except (torch.OutOfMemoryError, MemoryError):
+        except (RuntimeError, MemoryError) as fault:
+            if not is_out_of_memory(fault):
+                raise
             device, where = self.predicts[direction].device, f"take {take.take_uid}"
             raise XsegError(f"out of memory on {device}", where=where, remedy="Give a smaller --batch-size") from None
 

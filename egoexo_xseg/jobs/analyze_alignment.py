@@ -44,7 +44,7 @@ def analyze_alignment(options: AnalyzeOptions, before: str | None = None) -> tup
     studies = {"after": Study(options)}
     if before is not None:
         studies = {"before": Study(replace(options, model=before)), **studies}
-    studies["after"].begin("alignment", before=list(studies["before"].models.values()) if before is not None else None)
+    studies["after"].begin("alignment", before=studies["before"].models if before is not None else None)
     found = []
     for name, study in studies.items():
         measured = study.measure(_measure, name)
