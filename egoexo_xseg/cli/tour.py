@@ -16,9 +16,8 @@ from egoexo_xseg.cli.scores import print_scores
 def demo(folder: Path) -> None:
     """Walk the whole way on made-up recordings.
 
-    Makes two sample takes, prepares them, captions their objects, predicts both directions with the models in weights/,
-    packs and validates the submission, scores it and draws pictures, all in DIR. Needs no network; takes some minutes
-    on two processors.
+    Makes two sample takes, prepares them, predicts both directions with the model in weights/, packs and validates the
+    submission, scores it and draws pictures, all in DIR. Needs no network; takes some minutes on two processors.
     """
     from egoexo_xseg.jobs.demo import demo as run
 

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from egoexo_xseg.data.annotations import open_annotations
-from egoexo_xseg.data.captions import Captions
 from egoexo_xseg.errors import CheckpointError, SubmissionError
-from egoexo_xseg.jobs.caption import CaptionOptions, caption
 from egoexo_xseg.jobs.evaluate import Evaluation, evaluate, write_scores
 from egoexo_xseg.jobs.pack import pack
 from egoexo_xseg.jobs.pictures import contact_sheet
@@ -22,7 +20,7 @@ from egoexo_xseg.jobs.validate import validate
 from egoexo_xseg.records import Direction
 
 SEED, TAKES, SPLIT = 7, 2, "val"
-WEIGHTS = Path(__file__).parents[2] / "weights"
+MODEL = Path(__file__).parents[2] / "weights" / "xseg-tiny"
 
 
 @dataclass(frozen=True)
@@ -34,17 +32,15 @@ class DemoResult:
     untrained: bool
 
 
-def demo(folder: Path, say: Callable[[str], object], weights: Path = WEIGHTS) -> DemoResult:
-    """Sample, prepare, caption, predict, pack, validate, evaluate, show; `say` receives each step as its command.
+def demo(folder: Path, say: Callable[[str], object], model: Path = MODEL) -> DemoResult:
+    """Sample, prepare, predict, pack, validate, evaluate, show; `say` receives each step as its command.
 
     Run again, it continues: what was written whole is not done twice.
     """
-    model, captioner = weights / "xseg-tiny", weights / "captioner-tiny"
-    for needed in (model, captioner):
-        if not needed.is_dir():
-            raise CheckpointError(
-                "the demo's model is not there", where=needed, remedy="Run it in a clone of the repository"
-            )
+    if not model.is_dir():
+        raise CheckpointError(
+            "the demo's model is not there", where=model, remedy="Run it in a clone of the repository"
+        )
     raw, data, predictions, submission = (folder / name for name in ("raw", "data", "predictions", "submission.json"))
     annotations = raw / "annotations" / f"relations_{SPLIT}.json"
     if not annotations.is_file():
@@ -52,15 +48,12 @@ def demo(folder: Path, say: Callable[[str], object], weights: Path = WEIGHTS) ->
         write_sample(raw, seed=SEED, takes=TAKES, split=SPLIT)
     say(f"xseg prepare {raw} {data} --split {SPLIT}")
     prepare(raw, data, split=SPLIT)
-    captions = folder / "captions.jsonl"
-    say(f"xseg caption --data {data} --split {SPLIT} --model {captioner} --out {captions}")
-    caption(CaptionOptions(data, captions, str(captioner), split=SPLIT, device="cpu"))
     for direction in Direction:
         say(
             f"xseg predict --direction {direction.value} --data {data} --split {SPLIT} --model {model} "
-            f"--captions {captions} --out {predictions}"
+            f"--out {predictions}"
         )
-        predict(PredictOptions(data, predictions, direction, str(model), split=SPLIT, captions=captions, device="cpu"))
+        predict(PredictOptions(data, predictions, direction, str(model), split=SPLIT, device="cpu"))
     say(f"xseg pack {submission} --predictions {predictions} --data {data} --split {SPLIT}")
     pack(predictions, open_annotations(data, split=SPLIT), submission)
     say(f"xseg validate {submission} --annotations {annotations}")
@@ -71,16 +64,15 @@ def demo(folder: Path, say: Callable[[str], object], weights: Path = WEIGHTS) ->
     say(f"xseg evaluate {submission} --annotations {annotations} --json {folder / 'scores.json'}")
     evaluation = evaluate([submission], open_annotations(annotations))
     write_scores(evaluation, folder / "scores.json")
-    say(f"xseg show {predictions} --data {data} --split {SPLIT} --captions {captions} --out {folder / 'pictures'}")
+    say(f"xseg show {predictions} --data {data} --split {SPLIT} --out {folder / 'pictures'}")
     answers, prepared = Answerer(predictions), open_annotations(data, split=SPLIT)
-    records = load_shown(choose(answers, prepared, 8, "spread"), answers, prepared, Captions.read(captions))
+    records = load_shown(choose(answers, prepared, 8, "spread"), answers, prepared)
     show(records, folder / "pictures")
     both = [[record for record in records if record.direction is direction][:2] for direction in Direction]
     contact_sheet([record for own in both for record in own], folder / "overview.png")
     places = [
         ("raw/", "recordings in the layout of the release: videos, takes.json, annotations"),
         ("data/", "prepared takes: one JPEG a second and camera, annotation.json"),
-        ("captions.jsonl", "what each query object looks like, in words"),
         ("predictions/", "masks, visibility and scores, a line each"),
         ("submission.json", f"the challenge's file: {sum(report.predictions.values())} predictions, valid"),
         ("scores.json", "the official scores"),
