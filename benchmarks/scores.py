@@ -11,12 +11,13 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Int64, UInt8
 
 from egoexo_xseg.data.annotations import Annotations, Take, open_annotations
 from egoexo_xseg.data.images import frame_path, read_image
@@ -176,37 +177,37 @@ def copied(query: Image, target: Image, mask: Rle, hw: tuple[int, int]) -> Mask:
 def coloured(query: Image, target: Image, mask: Rle, hw: tuple[int, int]) -> Mask:
     """The segment of the target image whose colours are most like those under the query mask."""
     under = resize_nearest(rle_to_mask(mask), query.shape[:2])
-    wanted = histogram(query, under) if under.any() else np.zeros(512)
-    segments = segment(target)
-    counts = np.bincount(segments.ravel())
-    best, found = -1.0, np.zeros(target.shape[:2], bool)
-    for label in np.flatnonzero((counts > 0.0004 * segments.size) & (counts < 0.1 * segments.size)):
-        inside = segments == label
-        likeness = float(np.minimum(wanted, histogram(target, inside)).sum())
-        if likeness > best:
-            best, found = likeness, inside
-    return resize_nearest(found, hw)
+    labels, histograms = segments(target.tobytes(), target.shape)
+    if not under.any() or not histograms:
+        return np.zeros(hw, bool)
+    wanted = np.bincount(bins(query[under]), minlength=512) / under.sum()
+    best = max(histograms, key=lambda label: np.minimum(wanted, histograms[label]).sum())
+    return resize_nearest(labels == best, hw)
 
 
-def histogram(image: Image, mask: Mask) -> Float[np.ndarray, " 512"]:
-    bins = (image[mask] // 32).astype(np.int64) @ np.array([64, 8, 1])
-    return np.bincount(bins, minlength=512) / len(bins)
+def bins(pixels: UInt8[np.ndarray, "N 3"]) -> Int64[np.ndarray, " N"]:
+    """Each pixel's place among 8 x 8 x 8 colours."""
+    return (pixels // 32).astype(np.int64) @ np.array([64, 8, 1])
 
 
-def segment(image: Image) -> Int64[np.ndarray, "_ _"]:
-    """Connected places of one colour after mean-shift smoothing, small gaps closed."""
-    smooth = cv2.pyrMeanShiftFiltering(np.ascontiguousarray(image), 8, 24)
-    lab = cv2.cvtColor(smooth, cv2.COLOR_RGB2LAB).astype(np.int64)
+@lru_cache(maxsize=8)
+def segments(pixels: bytes, shape: tuple[int, ...]) -> tuple[Int64[np.ndarray, "H W"], dict[int, np.ndarray]]:
+    """Connected places of one colour after mean-shift smoothing, small gaps closed: a map, and their histograms."""
+    image = np.frombuffer(pixels, np.uint8).reshape(shape)
+    lab = cv2.cvtColor(cv2.pyrMeanShiftFiltering(image, 8, 24), cv2.COLOR_RGB2LAB).astype(np.int64)
     keys = (lab[..., 0] // 48) * 10_000 + (lab[..., 1] // 20) * 100 + lab[..., 2] // 20
-    labels = np.zeros(keys.shape, np.int64)
-    count = 0
+    labels, count = np.zeros(keys.shape, np.int64), 0
     for key in np.unique(keys):
         inside = cv2.morphologyEx((keys == key).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((3, 3), np.uint8))
         number, own = cv2.connectedComponents(inside)
         free = (own > 0) & (labels == 0)
         labels[free] = own[free] + count
         count += number
-    return labels
+    table = np.zeros((count + 1, 512))
+    np.add.at(table, (labels.ravel(), bins(image.reshape(-1, 3))), 1)
+    areas = table.sum(1)
+    chosen = np.flatnonzero((areas > 0.0004 * labels.size) & (areas < 0.1 * labels.size))
+    return labels, {int(label): table[label] / areas[label] for label in chosen if label}
 
 
 if __name__ == "__main__":

@@ -80,3 +80,32 @@ def write_take(folder: Path, rng: np.random.Generator, object_ids: tuple[str, ..
         "scenario": "Tea",
     }
     (folder / "annotation.json").write_text(json.dumps(annotation))
+
+
+@pytest.fixture
+def analyze_options(data, tmp_path, tiny_model):
+    """Both directions of the prepared takes, with one exo camera and two frames, looked into with the tiny model."""
+    from egoexo_xseg.jobs.analyze import AnalyzeOptions
+
+    for path in data.glob("*/annotation.json"):
+        annotation = json.loads(path.read_text())
+        for cameras in annotation["masks"].values():
+            del cameras["cam02"]
+            for track in cameras.values():
+                track.pop("60", None)
+        path.write_text(json.dumps(annotation))
+    return AnalyzeOptions(data, tmp_path / "out", model=str(tiny_model), device="cpu")
+
+
+@pytest.fixture
+def captions_file(tmp_path) -> Path:
+    """Captions of two of the objects, in every camera; the names stay behind."""
+    rows = [
+        {"take_uid": uid, "object_id": object_id, "camera": camera, "frame": None, "caption": caption}
+        for uid in ("take-a", "take-b")
+        for object_id, caption in zip(OBJECT_IDS[:2], ("a red cup", "a bowl"), strict=True)
+        for camera in CAMERAS
+    ]
+    path = tmp_path / "captions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path

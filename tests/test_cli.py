@@ -12,7 +12,16 @@ from click.testing import CliRunner
 from egoexo_xseg import __version__
 from egoexo_xseg.cli import cli
 
-COMMANDS = sorted(cli.commands)
+COMMANDS = {
+    (name, *inner): found
+    for name, command in cli.commands.items()
+    for inner, found in (
+        [((own,), sub) for own, sub in command.commands.items()]
+        if isinstance(command, click.Group)
+        else [((), command)]
+    )
+}
+"""What can be run, by its words: those of groups have two."""
 
 
 def run(*args: object):
@@ -27,22 +36,30 @@ def error(*args: object) -> str:
     return result.stderr.removeprefix("Error: ").rstrip("\n")
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_help_has_a_working_example(name):
-    result = run(name, "--help")
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_help_has_a_working_example(words):
+    result = run(*words, "--help")
     assert result.exit_code == 0
     lines = result.output.split("Example:\n")[1].split("\n\n")[0].splitlines()
     for line in lines:
-        program, command, *args = line.split()
-        assert (program, command) == ("xseg", name)
-        known = {option for param in cli.commands[name].params for option in param.opts}
+        program, *args = line.split()
+        assert (program, *args[: len(words)]) == ("xseg", *words)
+        known = {option for param in COMMANDS[words].params for option in param.opts}
         assert {arg for arg in args if arg.startswith("-")} <= known
 
 
-def test_group_help_lists_every_command_with_a_sentence():
-    output = run("--help").output
-    for name in COMMANDS:
-        assert f"  {name} " in output and cli.commands[name].get_short_help_str().endswith((".", "..."))
+@pytest.mark.parametrize("group", [(), ("analyze",)], ids=" ".join)
+def test_group_help_lists_every_command_with_a_sentence(group):
+    output = run(*group, "--help").output
+    commands = cli.commands[group[0]].commands if group else cli.commands
+    for name, command in commands.items():
+        assert f"  {name} " in output and command.get_short_help_str().endswith((".", "..."))
+
+
+@pytest.mark.parametrize("group", [(), ("analyze",)], ids=" ".join)
+def test_groups_alone_show_their_help(group):
+    result = run(*group)
+    assert result.exit_code == 1 and result.stdout == "" and result.stderr == run(*group, "--help").stdout
 
 
 def test_version():
@@ -50,9 +67,9 @@ def test_version():
 
 
 def test_every_option_is_explained():
-    for name, command in cli.commands.items():
+    for words, command in COMMANDS.items():
         for param in command.params:
-            assert not isinstance(param, click.Option) or param.help, f"{name} {param.opts}"
+            assert not isinstance(param, click.Option) or param.help, f"{words} {param.opts}"
 
 
 def test_unknown_command():
@@ -63,6 +80,16 @@ def test_unknown_command():
 
 def test_unknown_option():
     assert error("sample", "RAW", "--size", "9").startswith("No such option '--size'")
+
+
+def test_mistakes_within_a_group(tmp_path):
+    assert error("analyze", "texts").startswith("No such command 'texts'")
+    assert error("analyze", "text", "--data", tmp_path, "--out", tmp_path) == (
+        "Missing option '--captions'. See xseg analyze text --help."
+    )
+    assert error("analyze", "fusion", "--data", tmp_path, "--out", tmp_path, "--model", tmp_path / "none") == (
+        f"{tmp_path}: no prepared takes here. Run xseg prepare first"
+    )
 
 
 def test_missing_folder(tmp_path):

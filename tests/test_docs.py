@@ -6,6 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
+import click
 import pytest
 
 from egoexo_xseg.cli import cli
@@ -30,8 +31,10 @@ def command_lines(page: Path) -> list[str]:
 def test_shown_commands_exist(page):
     for line in command_lines(page):
         words = shlex.split(line, comments=True)[1:]
-        name = next(word for word in words if not word.startswith("-"))
-        known = {option for param in [*cli.params, *cli.commands[name].params] for option in param.opts}
+        command = next(cli.commands[word] for word in words if not word.startswith("-"))
+        if isinstance(command, click.Group):
+            command = next(command.commands[word] for word in words[1:] if not word.startswith("-"))
+        known = {option for param in [*cli.params, *command.params] for option in param.opts}
         assert {word.split("=")[0] for word in words if word.startswith("-")} <= known | {"--help"}, line
 
 

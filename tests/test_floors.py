@@ -37,12 +37,16 @@ data.pairs data.submission data.visibility
 data.predictions
 data.moments
 data.dataset
-jobs.train_state jobs.figures jobs.visibility_fit jobs.manifest jobs.pictures
+jobs.train_state jobs.visibility_fit jobs.manifest jobs.pictures
+jobs.charts
+jobs.reliability
 jobs.sample jobs.prepare jobs.predict jobs.calibrate jobs.pack jobs.validate jobs.evaluate jobs.show
 jobs.caption jobs.train_log
-jobs.train jobs.demo
+jobs.train jobs.demo jobs.analyze
+jobs.embeddings
+jobs.analyze_text jobs.analyze_alignment jobs.analyze_fusion
 cli.app
-cli.data cli.model cli.scores
+cli.data cli.model cli.scores cli.analysis
 cli.tour
 cli
 __main__

@@ -22,6 +22,7 @@ from egoexo_xseg.model.losses import (
     uncertain_points,
 )
 from egoexo_xseg.model.mask_decoder import Level
+from egoexo_xseg.model.objective import strangers
 
 GRID = torch.stack(torch.meshgrid(torch.arange(4), torch.arange(4), indexing="xy"), -1).flatten(0, 1)
 CENTRES = ((GRID + 0.5) / 4)[None]  # (1, 16, 2): the pixel centres of a 4 x 4 mask
@@ -140,12 +141,34 @@ def test_alignment_is_the_mean_distance_of_visible_objects():
 
 
 def test_contrast_wants_each_object_nearest_to_itself():
-    rows = torch.eye(4)[:3]
-    assert contrast_loss(rows, rows, 0.1).item() == pytest.approx(math.log(1 + 2 * math.exp(-10)), abs=1e-6)
-    assert contrast_loss(rows, rows[[1, 2, 0]], 0.1).item() == pytest.approx(10, abs=1e-3)
+    rows, all_others = torch.eye(4)[:3], ~torch.eye(3, dtype=torch.bool)
+    right = contrast_loss(rows, rows, all_others, 0.1).item()
+    assert right == pytest.approx(math.log(1 + 2 * math.exp(-10)), abs=1e-6)
+    assert contrast_loss(rows, rows[[1, 2, 0]], all_others, 0.1).item() == pytest.approx(10, abs=1e-3)
     alone = torch.ones(1, 4, requires_grad=True)
-    contrast_loss(alone, alone, 0.1).backward()
+    contrast_loss(alone, alone, torch.ones(1, 1, dtype=torch.bool), 0.1).backward()
     assert alone.grad.abs().sum() == 0
+
+
+def test_an_object_is_not_pushed_away_from_itself_in_another_record():
+    """Both directions of a pair of views hold the same two objects, each once as query and once as target."""
+    ego, exo = torch.eye(4)[:2], torch.eye(4)[:2]
+    query, target = torch.cat([ego, exo]), torch.cat([exo, ego])
+    record = torch.tensor([0, 0, 1, 1])
+    others = strangers((0, 1), (1, 0))
+    assert others.tolist() == [[True, False], [False, True]]
+    loss = contrast_loss(query, target, others[record][:, record], 0.1)
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(-10)), abs=1e-6)
+
+
+def test_strangers_share_no_image():
+    records = strangers((0, 0, 3, 4), (1, 2, 0, 5))  # ego 0 to cameras 1 and 2, camera 3 to ego 0, another moment
+    assert records.tolist() == [
+        [True, False, False, True],
+        [False, True, False, True],
+        [False, False, True, True],
+        [True, True, True, True],
+    ]
 
 
 def test_a_level_without_visible_objects_only_teaches_absence():

@@ -70,7 +70,9 @@ def few(monkeypatch):
 def test_drawn_moments_come_twice_in_both_directions(few):
     moments = DrawnMoments(TrainConfig(), 32, 1)
     names = [str(moments.read(position)) for position in range(24)]
-    assert names[:2] == ["drawn scene 0, 0, ego to exo", "drawn scene 0, 0, exo to ego"]
+    assert names[:3] == [
+        "drawn scene 0, 0, ego to exo", "drawn scene 0, 0, exo to ego", "drawn scene 1, 0, ego to exo",
+    ]  # fmt: skip
     assert names[:8] == names[8:16] and len(set(names)) == 16
     one, other = moments.read(0), moments.read(1)
     assert np.array_equal(one.query_image, other.target_image)

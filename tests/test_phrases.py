@@ -121,6 +121,7 @@ ROWS = [
     ("Yes, a whisk.", "whisk"),
     ("USER: <image>\nWhat is the object highlighted in green? ASSISTANT: A whisk.</s>", "whisk"),
     ("What is the object highlighted in green? A whisk", "whisk"),
+    ("The green tint is only a marker, not the colour of the object. A red box.", "red box"),
     ("Describe the object highlighted in green in a short noun phrase. A whisk", "whisk"),
     ("[INST] name it [/INST] a tea towel", "tea towel"),
     ("a whisk\x00\x1b[0m\u200b", "whisk"),

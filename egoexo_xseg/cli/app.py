@@ -83,6 +83,9 @@ class Street(click.Group):
             sys.exit(super().main(*args, standalone_mode=False, **kwargs) or 0)
         except XsegError as fault:
             fail(str(fault))
+        except click.exceptions.NoArgsIsHelpError as fault:
+            click.echo(fault.format_message(), err=True)
+            sys.exit(1)
         except click.UsageError as fault:
             command = fault.ctx.command_path if fault.ctx else "xseg"
             fail(f"{fault.format_message().rstrip('.')}. See {command} --help.")

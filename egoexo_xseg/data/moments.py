@@ -127,18 +127,21 @@ class DrawnMoments:
 
     def __init__(self, config: TrainConfig, side: int, processes: int) -> None:
         self.config, self.side, self.processes = config, side, processes
-        self._drawn: OrderedDict[int, tuple[Moment, Moment]] = OrderedDict()
+        self._drawn: OrderedDict[tuple[int, int], tuple[Moment, Moment]] = OrderedDict()
 
     def read(self, position: int) -> Moment:
-        """Both directions of a pair of views follow each other, within a process, where both are asked for."""
+        """Both directions of a pair of views follow each other, within a process, where both are asked for.
+
+        Different scenes follow each other, so that a batch holds different objects.
+        """
         own, process = divmod(position, self.processes)
         both = self.config.direction == "both"
         views, way = divmod(own, 2) if both else (own, int(self.config.direction == Direction.EXO_EGO.value))
         turn, within = divmod(views, self.SHOWINGS * self.TURN * self.PER_SCENE)
-        scenes = (turn * self.processes + process) * self.TURN
-        drawn = scenes * self.PER_SCENE + within % (self.TURN * self.PER_SCENE)
+        moment, scene = divmod(within % (self.TURN * self.PER_SCENE), self.TURN)
+        drawn = ((turn * self.processes + process) * self.TURN + scene, moment)
         if drawn not in self._drawn:
-            self._drawn[drawn] = self._draw(*divmod(drawn, self.PER_SCENE))
+            self._drawn[drawn] = self._draw(*drawn)
             if len(self._drawn) > 2 * self.TURN * self.PER_SCENE:
                 self._drawn.popitem(last=False)
         return self._drawn[drawn][way]

@@ -145,6 +145,7 @@ ASKED = re.compile(
     r"(?:what|which|who|where|how|why|can|could|is|are|do|does|would)\b.*\?$"
     r"|(?:please |briefly )?(?:describe|identify|name|answer|give|provide|tell|respond|state) "
     r"(?:the|this|what|which|me|with|in|a|an|it|us)\b"
+    r"|the object is only a marker\b"  # "the green tint", which the highlight's mention was
 )
 """The question, repeated in the answer."""
 

@@ -82,12 +82,13 @@ def _spell(answers: Answers) -> dict[str, Any]:
 
 
 @contextmanager
-def written_whole(path: Path) -> Iterator[IO[str]]:
-    """A text file that gets its name only when all of it is written."""
+def written_whole(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
+    """A file (of text, unless `mode` is "wb") that gets its name only when all of it is written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        text = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace"}
+        with partial.open(mode, **text) as file:
             yield file
         os.replace(partial, path)
     finally:

@@ -20,8 +20,8 @@ from egoexo_xseg.data.predictions import predicted_directions, read_take_predict
 from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.data.visibility import FILE_NAME, SIGNALS, Calibration, VisibilityMap, measure, read_calibration
 from egoexo_xseg.errors import MaskError, PredictionError, XsegError
-from egoexo_xseg.jobs.figures import ReliabilityPanel, draw_reliability
 from egoexo_xseg.jobs.manifest import MANIFEST, read_manifest, settle_folder
+from egoexo_xseg.jobs.reliability import ReliabilityPanel, draw_reliability
 from egoexo_xseg.jobs.visibility_fit import Judged, Samples, judge
 from egoexo_xseg.parallel import map_processes
 from egoexo_xseg.progress import track

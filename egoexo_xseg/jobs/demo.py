@@ -33,7 +33,7 @@ class DemoResult:
 
 
 def demo(folder: Path, say: Callable[[str], object], model: Path = MODEL) -> DemoResult:
-    """Sample, prepare, predict, pack, validate, evaluate, show; `say` receives each step as the command that does it.
+    """Sample, prepare, predict, pack, validate, evaluate, show; `say` receives each step as its command.
 
     Run again, it continues: what was written whole is not done twice.
     """

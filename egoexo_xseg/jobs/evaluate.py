@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from egoexo_xseg.data.annotations import Annotations, Fault, Take, UnreadTake
 from egoexo_xseg.data.captions import Captions
@@ -114,7 +115,7 @@ class Evaluation:
         """IoU of visible objects by their size, by take, by camera, and by what is said of them."""
         samples = [sample for sample in self.samples[direction] if sample.visible]
         tables = {
-            "object size": group(samples, lambda sample: _size_name(sample.area_share), [name for _, name in SIZES]),
+            "object size": group(samples, lambda sample: size_name(sample.area_share), [name for _, name in SIZES]),
             "take": group(samples, lambda sample: sample.take_uid),
             "target camera": group(samples, lambda sample: sample.target_camera),
         }
@@ -253,15 +254,23 @@ def group(
 
 
 def _row(name: str, samples: Sequence[ScoredSample]) -> GroupRow:
-    """The bootstrap draws whole takes, since the frames of a take resemble each other."""
     takes: dict[str, list[float]] = {}
     for sample in samples:
         takes.setdefault(sample.take_uid, []).append(sample.iou or 0.0)
-    sums = np.array([sum(values) for values in takes.values()])
-    counts = np.array([len(values) for values in takes.values()])
-    drawn = np.random.default_rng(0).integers(0, len(takes), (RESAMPLES, len(takes)))
-    low, high = np.quantile(sums[drawn].sum(1) / counts[drawn].sum(1), [0.025, 0.975])
-    return GroupRow(name, len(samples), float(sums.sum() / counts.sum()), float(low), float(high))
+    sums = np.array([(sum(values), len(values)) for values in takes.values()])  # (T, 2)
+    drawn = resample(sums)
+    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
+    total, count = sums.sum(0)
+    return GroupRow(name, len(samples), float(total / count), float(low), float(high))
+
+
+def resample(sums: Float[np.ndarray, "T C"]) -> Float[np.ndarray, "R C"]:
+    """Totals over takes that are drawn anew, `RESAMPLES` times.
+
+    The bootstrap draws whole takes, since the frames of a take resemble each other.
+    """
+    drawn = np.random.default_rng(0).integers(0, len(sums), (RESAMPLES, len(sums)))
+    return sums[drawn].sum(1)
 
 
 def _caption_tables(samples: Sequence[ScoredSample], captions: Captions) -> dict[str, list[GroupRow]]:
@@ -294,7 +303,7 @@ def _caption_tables(samples: Sequence[ScoredSample], captions: Captions) -> dict
     }
 
 
-def _size_name(share: float | None) -> str:
+def size_name(share: float | None) -> str:
     return next(name for bound, name in SIZES if share is not None and share <= bound)
 
 

@@ -12,7 +12,7 @@ from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.errors import PredictionError
 
 MANIFEST = "manifest.json"
-"""Its name in a folder of predictions."""
+"""Its name in a folder."""
 
 
 def versions() -> dict[str, str]:
@@ -57,9 +57,9 @@ def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
         file.write(json.dumps(manifest, indent=1) + "\n")
 
 
-def settle_folder(folder: Path, manifest: dict[str, Any]) -> None:
-    """Write the manifest of a folder of predictions, or make sure that the one in place has the same `identity`."""
+def settle_folder(folder: Path, manifest: dict[str, Any], holds: str = "predictions") -> None:
+    """Write a folder's manifest, or make sure that the one in place has the same `identity`."""
     path = folder / MANIFEST
-    check_manifest(path, manifest["identity"], where=folder, holds="this folder holds predictions")
+    check_manifest(path, manifest["identity"], where=folder, holds=f"this folder holds {holds}")
     if not path.is_file():
         write_manifest(path, manifest)

@@ -22,7 +22,7 @@ from egoexo_xseg.masks import mask_to_rle, scored_hw
 from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint
 from egoexo_xseg.model.hub import default_model, resolve_model
 from egoexo_xseg.model.inputs import Sample, collate
-from egoexo_xseg.model.segmenter import CrossViewSegmenter
+from egoexo_xseg.model.segmenter import CrossViewSegmenter, Segmentation
 from egoexo_xseg.progress import detail, track
 from egoexo_xseg.records import Direction, Pair, Prediction
 
@@ -45,6 +45,12 @@ class PredictOptions:
     dtype: str | None = None  # bfloat16 on a GPU, float32 elsewhere
     batch_size: int = 4
     shard: tuple[int, int] = (1, 1)
+
+    def settled(self) -> PredictOptions:
+        """The same with what was left open decided."""
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = self.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
+        return replace(self, device=device, dtype=dtype, model=self.model or default_model(self.direction))
 
 
 @dataclass
@@ -80,9 +86,7 @@ def predict(options: PredictOptions) -> PredictSummary:
     killed run continues with the take that it had begun, and ends with the same bytes. A pair that fails is named and
     left out; `<take_uid>.faults.txt` then asks for another try.
     """
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = options.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
-    options = replace(options, device=device, dtype=dtype, model=options.model or default_model(options.direction))
+    options = options.settled()
     annotations = open_annotations(options.data, split=options.split, takes=options.takes)
     captions = _open_captions(options)
     index, count = options.shard
@@ -108,7 +112,7 @@ def predict(options: PredictOptions) -> PredictSummary:
 class Predictor:
     """A loaded model and its reader, for one take after the other."""
 
-    def __init__(self, options: PredictOptions, checkpoint: Path, calibration: VisibilityMap | None) -> None:
+    def __init__(self, options: PredictOptions, checkpoint: Path, calibration: VisibilityMap | None = None) -> None:
         self.options, self.calibration = options, calibration
         self.segmenter, prompts = load_checkpoint(checkpoint, device=options.device, dtype=DTYPES[options.dtype])
         config = self.segmenter.config
@@ -131,20 +135,27 @@ class Predictor:
         return len(lines)
 
     def iter_take(self, take: Take, captions: Captions | None, faults: list[str]) -> Iterator[Prediction]:
-        """Predictions in the order of `iter_pairs`; batches never span takes, so that a take's bytes are its own."""
+        """Predictions in the order of `iter_pairs`."""
+        for batch in self.iter_batches(take, self.options.direction, captions, faults):
+            yield from self._answer(batch, faults)
+
+    def iter_batches(
+        self, take: Take, direction: Direction, captions: Captions | None, faults: list[str]
+    ) -> Iterator[list[tuple[Pair, Sample]]]:
+        """A take's pairs, read; batches never span takes, so that a take's bytes are its own."""
         if take.folder is None:
             raise PredictionError("annotations without frames", where=f"take {take.take_uid}", remedy="xseg prepare")
         batch: list[tuple[Pair, Sample]] = []
-        for pair in _iter_small(iter_pairs(take, self.options.direction, captions), self.most_objects):
+        for pair in _iter_small(iter_pairs(take, direction, captions), self.most_objects):
             try:
                 batch.append((pair, self.reader.read(pair, take.folder)))
             except XsegError as fault:
                 faults.append(str(fault))
             if len(batch) == self.options.batch_size:
-                yield from self._answer(batch, faults)
+                yield batch
                 batch = []
         if batch:
-            yield from self._answer(batch, faults)
+            yield batch
 
     @property
     def most_objects(self) -> int:
@@ -175,10 +186,18 @@ def is_out_of_memory(fault: Exception) -> bool:
 def answer_pairs(
     segmenter: CrossViewSegmenter, batch: Sequence[tuple[Pair, Sample]], calibration: VisibilityMap | None = None
 ) -> Iterator[Prediction]:
-    """Masks at the size that the scorer demands; uncalibrated, the proposal's score stands for the visibility."""
-    sizes = [scored_hw(pair.target_hw) for pair, _ in batch]
+    """Masks at the size that the scorer demands."""
+    pairs = [pair for pair, _ in batch]
+    sizes = [scored_hw(pair.target_hw) for pair in pairs]
     answers = segmenter.segment(collate([sample for _, sample in batch]).to(segmenter.device), sizes)
-    for (pair, _), answer in zip(batch, answers, strict=True):
+    yield from to_predictions(pairs, answers, calibration)
+
+
+def to_predictions(
+    pairs: Sequence[Pair], answers: Sequence[Segmentation], calibration: VisibilityMap | None = None
+) -> Iterator[Prediction]:
+    """One per object; uncalibrated, the chosen proposal's score stands for the object's visibility."""
+    for pair, answer in zip(pairs, answers, strict=True):
         masks = answer.masks.numpy()
         for entry, mask, score, margin in zip(
             pair.objects, masks, answer.scores.tolist(), answer.margins.tolist(), strict=True

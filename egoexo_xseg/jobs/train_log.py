@@ -15,8 +15,9 @@ from egoexo_xseg.data.annotations import open_annotations
 from egoexo_xseg.errors import XsegError
 from egoexo_xseg.jobs.evaluate import evaluate
 from egoexo_xseg.jobs.pack import pack
+from egoexo_xseg.jobs.pictures import contact_sheet
 from egoexo_xseg.jobs.predict import PredictOptions, predict
-from egoexo_xseg.jobs.show import Answerer, choose, contact_sheet, iter_shown
+from egoexo_xseg.jobs.show import Answerer, choose, load_shown
 from egoexo_xseg.jobs.train_state import Processes
 from egoexo_xseg.records import Direction
 
@@ -102,10 +103,9 @@ class HeldOut:
         annotations = open_annotations(self.data, split=self.split, takes=takes)
         submission = folder / "submission.json"
         pack(folder, annotations, submission, fill="center", partial=len(directions) == 1)
-        records = list(iter_shown(Answerer(folder), annotations))
-        pictures = choose(records, PICTURES, "spread")
-        if pictures:
-            contact_sheet(pictures, out / "validation" / f"{step}.png")
+        answers = Answerer(folder)
+        records = load_shown(choose(answers, annotations, PICTURES, "spread"), answers, annotations)
+        contact_sheet(records, out / "validation" / f"{step}.png")
         scores = evaluate([submission], annotations).to_json()
         shutil.rmtree(folder)
         return scores

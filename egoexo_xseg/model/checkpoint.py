@@ -9,7 +9,7 @@ import os
 import pickle
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -171,9 +171,14 @@ def checkpoint_hash(folder: Path) -> str:
 
     Not over a calibration of visibility, which names the checkpoint that it is for by this hash.
     """
-    digest = hashlib.sha256()
     words = [folder / name for name in ("config.json", *WORDS) if (folder / name).is_file()]
-    for path in sorted([*weight_files(folder), *words]):
+    return hash_files([*weight_files(folder), *words])
+
+
+def hash_files(paths: Iterable[Path]) -> str:
+    """SHA-256 over names and contents of a folder's files, in whatever order they are given."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
         with path.open("rb") as file:
             own = hashlib.file_digest(file, "sha256").hexdigest()
         digest.update(f"{path.name} {own}\n".encode())

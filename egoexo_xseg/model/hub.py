@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from egoexo_xseg.errors import CheckpointError
@@ -25,17 +26,20 @@ def default_model(direction: Direction) -> str:
     return RELEASED[direction]
 
 
-def resolve_model(model: str | Path, revision: str | None = None) -> Path:
-    """The folder of a model given as a path or as `owner/name`, downloaded (6.4 GB) or taken from the cache."""
+def resolve_model(model: str | Path, revision: str | None = None, wanted: Sequence[str] = WANTED) -> Path:
+    """The folder of a model given as a path or as `owner/name`, downloaded or taken from the cache.
+
+    Of a repository only the files that `wanted` matches are taken.
+    """
     folder = Path(model)
     if folder.is_dir():
         return folder
     if not REPOSITORY.fullmatch(str(model)):
         raise CheckpointError("no such model folder", where=model, remedy="Give a folder, or a repository: owner/name")
-    return Path(_download(str(model), revision))
+    return Path(_download(str(model), revision, wanted))
 
 
-def _download(repository: str, revision: str | None) -> str:
+def _download(repository: str, revision: str | None, wanted: Sequence[str]) -> str:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -46,7 +50,7 @@ def _download(repository: str, revision: str | None) -> str:
     )
 
     try:
-        return snapshot_download(repository, revision=revision, allow_patterns=list(WANTED))
+        return snapshot_download(repository, revision=revision, allow_patterns=list(wanted))
     except GatedRepoError:
         problem, remedy = "the repository is gated", "Ask for access on its page, then run `hf auth login`"
     except RepositoryNotFoundError:

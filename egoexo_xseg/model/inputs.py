@@ -117,11 +117,16 @@ class Batch:
         )
 
 
+def distinct_views(samples: Sequence[Sample]) -> dict[str, View]:
+    """Views by name, in the order of a batch's images."""
+    return {view.name: view for sample in samples for view in (sample.query, sample.target)}
+
+
 def collate(samples: Sequence[Sample]) -> Batch:
     """Join records; views of the same name become one image."""
-    views = {view.name: view.image for sample in samples for view in (sample.query, sample.target)}
+    views = distinct_views(samples)
     position = {name: index for index, name in enumerate(views)}
-    images = np.stack(list(views.values())).transpose(0, 3, 1, 2)  # (I, 3, S, S)
+    images = np.stack([view.image for view in views.values()]).transpose(0, 3, 1, 2)  # (I, 3, S, S)
     targets = [sample.target_masks for sample in samples if sample.target_masks is not None]
     return Batch(
         images=torch.from_numpy(np.ascontiguousarray(images)),

@@ -125,10 +125,13 @@ def alignment_loss(
     return (distance.sum(1) / visible.sum(1).clamp(min=1)).mean()
 
 
-def contrast_loss(query: Float[Tensor, "V D"], target: Float[Tensor, "V D"], temperature: float) -> Float[Tensor, ""]:
-    """XObjAlign that also pushes: row i of each view must find row i of the other among all rows (InfoNCE)."""
+def contrast_loss(
+    query: Float[Tensor, "V D"], target: Float[Tensor, "V D"], others: Bool[Tensor, "V V"], temperature: float
+) -> Float[Tensor, ""]:
+    """XObjAlign that also pushes: row i of each view must find row i of the other among its `others` (InfoNCE)."""
     query, target = F.normalize(query.float(), dim=-1), F.normalize(target.float(), dim=-1)
-    logits = query @ target.T / temperature  # (V, V)
+    own = torch.eye(len(query), dtype=torch.bool, device=query.device)
+    logits = (query @ target.T / temperature).masked_fill(~(others | own), -torch.inf)  # (V, V)
     own = torch.arange(len(logits), device=logits.device)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.distributed as dist
 from jaxtyping import Bool, Float
@@ -65,10 +67,23 @@ class Objective(nn.Module):
                 self.segmenter.pool(encoding, images, masks)[visible]  # (V, D)
                 for images, masks in ((batch.query, batch.query_masks), (batch.target, batch.target_masks))
             )
+            others = strangers(batch.query, batch.target).to(visible.device)  # (B, B)
+            record = visible.nonzero()[:, 0]  # (V,)
             # Without a visible object there is nothing to compare, but every process must have the same graph.
             lone = encoding.tokens.sum() * 0
-            found["contrast"] = contrast_loss(query, target, self.config.temperature) if len(query) else lone
+            found["contrast"] = (
+                contrast_loss(query, target, others[record][:, record], self.config.temperature) if len(query) else lone
+            )
         return found
+
+
+def strangers(query: Sequence[int], target: Sequence[int]) -> Bool[Tensor, "B B"]:
+    """Whose objects are surely other ones: a record's own, and those of records that share no image with it.
+
+    Both directions of a pair of views, and other cameras of the moment, show the same objects again.
+    """
+    images = [{*pair} for pair in zip(query, target, strict=True)]
+    return torch.tensor([[a is b or not a & b for b in images] for a in images])
 
 
 def freeze(segmenter: CrossViewSegmenter, config: TrainConfig) -> None:

@@ -44,6 +44,14 @@ class Reading:
 
 
 @dataclass(frozen=True)
+class Canvas:
+    """What masks are drawn on: each record's target image after the pixel decoder, at stride 4 and as its memory."""
+
+    mask_features: Float[Tensor, "B M h w"]
+    memory: tuple[Float[Tensor, "B C _ _"], ...]
+
+
+@dataclass(frozen=True)
 class Output:
     """Proposals and how well each answers each object; `levels` holds every decoder level, the final one last.
 
@@ -193,20 +201,27 @@ class CrossViewSegmenter(PreTrainedModel):
 
     def decode(self, batch: Batch, encoding: Encoding, reading: Reading) -> Output:
         """Propose masks in the target images, and tell for each how well it answers each object."""
-        counts = torch.tensor(batch.num_objects)[:, None]
-        present = (torch.arange(reading.objects.shape[1]) < counts).to(reading.objects.device)  # (B, K)
-        conditions = self.fusion(reading.objects, reading.captions, present, reading.captioned)
-        # Several records may ask for the same target image: it passes the pixel decoder once.
+        return self.propose(batch, self.unroll(batch, encoding), reading)
+
+    def unroll(self, batch: Batch, encoding: Encoding) -> Canvas:
+        """Pass the target images through the pixel decoder, each once however many records ask for it."""
         distinct = sorted(set(batch.target))
         mask_features, memory = self.pixel_decoder(tuple(level[distinct] for level in encoding.features))
         own = [distinct.index(image) for image in batch.target]
+        return Canvas(mask_features[own], tuple(level[own] for level in memory))
+
+    def propose(self, batch: Batch, canvas: Canvas, reading: Reading) -> Output:
+        """The rest of `decode`; a caller that asks the same images again may keep their canvas."""
+        counts = torch.tensor(batch.num_objects)[:, None]
+        present = (torch.arange(reading.objects.shape[1]) < counts).to(reading.objects.device)  # (B, K)
+        conditions = self.fusion(reading.objects, reading.captions, present, reading.captioned)
         proposals, real = reading.masks, None
         if self.config.object_proposals:
             proposals = torch.cat([proposals, conditions], 1)  # (B, N + K, C)
             real = torch.cat([torch.ones_like(reading.masks[..., 0], dtype=torch.bool), present], 1)  # (B, N + K)
         levels = self.mask_decoder(
-            memory=tuple(level[own] for level in memory),
-            mask_features=mask_features[own],
+            memory=canvas.memory,
+            mask_features=canvas.mask_features,
             mask_embeddings=proposals,
             condition_embeddings=conditions,
             real=real,
@@ -217,7 +232,10 @@ class CrossViewSegmenter(PreTrainedModel):
     @torch.inference_mode()
     def segment(self, batch: Batch, sizes: Sequence[tuple[int, int]]) -> list[Segmentation]:
         """Masks of every record's objects at the wanted (height, width), with scores and margins in [0, 1]."""
-        output = self(batch)
+        return self.choose(batch, self(batch), sizes)
+
+    def choose(self, batch: Batch, output: Output, sizes: Sequence[tuple[int, int]]) -> list[Segmentation]:
+        """The rest of `segment`, for a caller that has the output."""
         answers = []
         for b, (count, hw) in enumerate(zip(batch.num_objects, sizes, strict=True)):
             real = len(self.mask_tokens) + count * self.config.object_proposals

@@ -1,8 +1,7 @@
-"""Charts that look good in print. Matplotlib is imported only when something is drawn, and without its global state."""
+"""The picture of a calibration: what confidences claim, and what was seen."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from egoexo_xseg.data.logistic import NUM_BINS, Reliability
+from egoexo_xseg.jobs.charts import write_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 BEFORE, AFTER = "#d55e00", "#0072b2"
 """Told apart by everybody, and in grey (Okabe and Ito)."""
@@ -51,19 +50,23 @@ class ReliabilityPanel:
 
 def draw_reliability(panels: Sequence[ReliabilityPanel], path: Path) -> None:
     """Claimed against observed visibility, classes of equal weight, with bars that tell how many targets lie where."""
+    write_figure(lambda: _draw(panels), path)
+
+
+def _draw(panels: Sequence[ReliabilityPanel]) -> Figure:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context({**mpl.rcParamsDefault, **STYLE}):  # whatever the user's own settings are
-        figure = Figure(figsize=(3.6 * len(panels), 5.8), layout="constrained")
-        rows = figure.subplots(3, len(panels), squeeze=False, sharex=True, height_ratios=[4, 1, 1])
-        for column, panel in zip(rows.T, panels, strict=True):
-            _draw_curves(column[0], panel)
-            _draw_counts(column[1], panel.before, BEFORE, "before")
-            _draw_counts(column[2], panel.after, AFTER, "after")
-            column[2].set_xlabel(f"confidence\n{panel.foot}")
-        rows[0, 0].set_ylabel("share visible, classes weighted alike")
-        _save(figure, path)
+    mpl.rcParams.update(STYLE)
+    figure = Figure(figsize=(3.6 * len(panels), 5.8), layout="constrained")
+    rows = figure.subplots(3, len(panels), squeeze=False, sharex=True, height_ratios=[4, 1, 1])
+    for column, panel in zip(rows.T, panels, strict=True):
+        _draw_curves(column[0], panel)
+        _draw_counts(column[1], panel.before, BEFORE, "before")
+        _draw_counts(column[2], panel.after, AFTER, "after")
+        column[2].set_xlabel(f"confidence\n{panel.foot}")
+    rows[0, 0].set_ylabel("share visible, classes weighted alike")
+    return figure
 
 
 def _draw_curves(axes: Axes, panel: ReliabilityPanel) -> None:
@@ -97,13 +100,3 @@ def _draw_counts(axes: Axes, bins: Reliability, color: str, name: str) -> None:
     axes.locator_params(axis="y", nbins=3, integer=True)
     axes.yaxis.set_major_formatter("{x:,.0f}")
     axes.legend(loc="upper left", fontsize=7, handlelength=1, handleheight=0.8, ncols=2, borderaxespad=0)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    """As PNG, under a temporary name first, and without the version of the program that drew it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        figure.savefig(partial, format="png", metadata={"Software": None})
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)

@@ -1,0 +1,115 @@
+"""Commands that look into a model: analyze text, alignment, fusion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from egoexo_xseg.cli.app import (
+    EXISTING_FILE,
+    EXISTING_FOLDER,
+    FOLDER,
+    Street,
+    cli,
+    example,
+    report_faults,
+    split_option,
+    takes_option,
+)
+
+
+def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What every analysis is told."""
+    options = (
+        click.option(
+            "--direction", type=click.Choice(["ego2exo", "exo2ego", "both"]), default="both", show_default=True,
+            help="From the view with the query masks to the other.",
+        ),
+        click.option("--data", type=EXISTING_FOLDER, required=True, help="Prepared takes."),
+        split_option,
+        takes_option,
+        click.option(
+            "--model", metavar="PATH|HUB_ID", help="A checkpoint (default: the released one of each direction)."
+        ),
+        click.option("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)."),
+        click.option(
+            "--batch-size", type=click.IntRange(1), default=4, show_default=True, help="Camera pairs at a time."
+        ),
+        click.option("--out", type=FOLDER, required=True, help="Receives the figure, the table and the text."),
+    )  # fmt: skip
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@cli.group(cls=Street)
+def analyze() -> None:
+    """Look into a model: what text, alignment and fusion do.
+
+    Each analysis writes a figure (PNG), a table (CSV) and a text (Markdown), which it prints too. An interrupted one
+    goes on where it stopped when it is given again.
+    """
+
+
+@analyze.command()
+@study_options
+@click.option("--captions", type=EXISTING_FILE, required=True, help="Captions of the query objects, JSON lines.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the shuffled captions.")
+@example("xseg analyze text --data DATA --split val --model weights/xseg-tiny --captions CAPTIONS --out text")
+def text(seed: int, **options: Any) -> None:
+    """Compare right, shuffled and no captions, by object size.
+
+    Every pair is answered three times by the same checkpoint. Differences of IoU and of visibility accuracy come with
+    95% intervals from drawing whole takes anew, the same for both sides.
+    """
+    from egoexo_xseg.jobs.analyze_text import analyze_text
+
+    report(*analyze_text(read_options(**options), seed))
+
+
+@analyze.command()
+@study_options
+@click.option("--before", metavar="PATH|HUB_ID", help="A checkpoint to compare with, such as one without alignment.")
+@example("xseg analyze alignment --data DATA --split val --model AFTER --before BEFORE --out alignment")
+def alignment(before: str | None, **options: Any) -> None:
+    """Compare objects' embeddings in the query and the target view.
+
+    Distances of the same and of different objects, the right object's rank among those of its pair of views and among
+    all, and a picture of the clusters, for region features and for conditions.
+    """
+    from egoexo_xseg.jobs.analyze_alignment import analyze_alignment
+
+    report(*analyze_alignment(read_options(**options), before))
+
+
+@analyze.command()
+@study_options
+@click.option("--captions", type=EXISTING_FILE, help="Captions of the query objects, JSON lines (default: none).")
+@click.option("--values", type=click.IntRange(2), default=11, show_default=True, help="Even steps from 0 to 1.")
+@example("xseg analyze fusion --data DATA --split val --model weights/xseg-tiny --captions CAPTIONS --out fusion")
+def fusion(values: int, **options: Any) -> None:
+    """Sweep the fusion weight k from 0 (text) to 1 (pixels).
+
+    The IoU of visible objects at every weight, with 95% intervals from drawing whole takes anew, and at the learnt one.
+    """
+    from egoexo_xseg.jobs.analyze_fusion import analyze_fusion
+
+    report(*analyze_fusion(read_options(**options), values))
+
+
+def read_options(direction: str, device: str | None, captions: Path | None = None, **options: Any) -> Any:
+    from egoexo_xseg.jobs.analyze import AnalyzeOptions
+    from egoexo_xseg.jobs.predict import check_device
+    from egoexo_xseg.records import Direction
+
+    check_device(device)
+    directions = tuple(Direction) if direction == "both" else (Direction(direction),)
+    return AnalyzeOptions(directions=directions, device=device, captions=captions, **options)
+
+
+def report(paragraph: str, faults: list[str]) -> None:
+    click.echo(paragraph.rstrip())
+    report_faults(faults, "pairs were left out; the same command tries them again")
