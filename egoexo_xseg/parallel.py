@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -30,7 +31,7 @@ def map_processes(
         return
     # Spawned, not forked: this process may hold threads of torch or of a progress bar.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_die_quietly)
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_settle_in)
     waiting: deque[Future[Result]] = deque()
     try:
         for item in chain(head, items):
@@ -45,6 +46,15 @@ def map_processes(
         pool.shutdown(cancel_futures=True)
 
 
-def _die_quietly() -> None:
-    """An interrupt ends the whole process group: one report of it, this program's own, is enough."""
+def _settle_in() -> None:
+    """An interrupt ends the whole process group, and one report of it is enough; nothing outlives this program."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    """A killed program's processes would go on with their work, beside those of the next attempt."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -22,6 +22,14 @@ def golden() -> Path:
 
 
 @pytest.fixture(scope="session")
+def real_relations(golden) -> Path:
+    """The folder of some of the release's own annotations."""
+    if not (golden / "relations").is_dir():
+        pytest.skip("no relations in this folder")
+    return golden / "relations"
+
+
+@pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
     """A checkpoint folder of an untrained tiny model."""
     from egoexo_xseg.model.checkpoint import new_checkpoint

@@ -48,8 +48,8 @@ def test_relations(tmp_path):
     assert take.camera_hw == {"cam01": (4, 6), "cam02": (4, 6)}  # the unseen camera like its neighbours
 
 
-def test_real_relations(golden):
-    annotations = open_annotations(golden / "relations" / "relations_sample.json")
+def test_real_relations(real_relations):
+    annotations = open_annotations(real_relations / "relations_sample.json")
     (take,) = annotations
     assert take.camera_hw == {"aria01_214-1": (1408, 1408), "cam04": (2160, 3840)} and not annotations.faults
     assert take.annotated_frames["stainless bowl_0"]["cam04"] == tuple(range(0, 240, 30))

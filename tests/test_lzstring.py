@@ -13,9 +13,9 @@ from egoexo_xseg.errors import MaskError
 from egoexo_xseg.masks import Rle, rle_to_mask
 
 
-def test_real_strings(golden):
-    relations = json.loads((golden / "relations" / "relations_sample.json").read_text())["annotations"]
-    for key, expected in json.loads((golden / "relations" / "expected.json").read_text()).items():
+def test_real_strings(real_relations):
+    relations = json.loads((real_relations / "relations_sample.json").read_text())["annotations"]
+    for key, expected in json.loads((real_relations / "expected.json").read_text()).items():
         take, object_id, camera, frame = key.split("/")
         coded = relations[take]["object_masks"][object_id][camera]["annotation"][frame]
         counts = decompress(coded["encodedMask"])

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +48,38 @@ def test_a_process_that_is_killed_is_told_in_one_line():
     with pytest.raises(XsegError) as caught:
         list(map_processes(double, [13, 1], workers=2))
     assert str(caught.value) == "a process of the pool was killed. Out of memory? Try --workers 1"
+
+
+def report_and_wait(folder: str) -> None:
+    Path(folder, str(os.getpid())).touch()
+    time.sleep(60)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path("/proc", str(pid), "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="no /proc to look for processes")
+def test_nothing_goes_on_after_the_program_was_killed(tmp_path):
+    code = (
+        "from test_parallel import map_processes, report_and_wait\n"
+        f"if __name__ == '__main__': list(map_processes(report_and_wait, [{str(tmp_path)!r}] * 2, 2))"
+    )
+    (tmp_path / "main.py").write_text(code)
+    search = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
+    program = subprocess.Popen([sys.executable, str(tmp_path / "main.py")], env=search)
+    workers: list[int] = []
+    while len(workers) < 2:
+        assert program.poll() is None
+        workers = [int(path.name) for path in tmp_path.iterdir() if path.name.isdecimal()]
+        time.sleep(0.01)
+    assert all(map(is_alive, workers))
+    program.kill()
+    program.wait()
+    deadline = time.monotonic() + 20
+    while any(map(is_alive, workers)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

@@ -3,59 +3,29 @@
 from __future__ import annotations
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from reference_case import FOLDER, SEEDS, TINY, TOLERANCE, Case, follow, read_config, sampled
 from reference_rules import (
     full_size_scores,
     label_map,
     pick_greedily,
     plain_attention,
     plain_deformable_attention,
-    sample_regions,
 )
 from safetensors.torch import load_file
 
-from egoexo_xseg.masks import Rle, rle_to_mask
 from egoexo_xseg.model import segmenter as segmenter_file
 from egoexo_xseg.model.checkpoint import check_weights
-from egoexo_xseg.model.configuration import CrossViewConfig, released_phi
-from egoexo_xseg.model.inputs import Sample, View, collate, fit_mask
+from egoexo_xseg.model.configuration import CrossViewConfig
+from egoexo_xseg.model.inputs import collate
 from egoexo_xseg.model.losses import LossConfig, Targets, alignment_loss, level_loss
 from egoexo_xseg.model.pixel_decoder import DeformableAttention
 from egoexo_xseg.model.prompts import PromptBuilder, byte_tokenizer, lay_out
 from egoexo_xseg.model.released import from_released, is_dead, to_released
 from egoexo_xseg.model.segmenter import CrossViewSegmenter
-
-FOLDER = Path(os.environ.get("XSEG_GOLDEN") or Path(__file__).parent / "golden")
-TINY = FOLDER / "reference_tiny"
-SEEDS = sorted(path.stem.removeprefix("meta_") for path in TINY.glob("meta_*.json"))
-TOLERANCE = 1e-4
-
-
-def read_config(folder: Path) -> CrossViewConfig:
-    values = json.loads((folder / "config.json").read_text())
-    mask = values["mask"]
-    return CrossViewConfig.from_dict(
-        {
-            **{name: values[name] for name in ("image_size", "pixel_mean", "pixel_std", "pad_value", "swin")},
-            "projector": {"planes": values["projector_planes"]},
-            "decoder": {
-                "hidden_dim": mask["HIDDEN_DIM"],
-                "mask_dim": mask["MASK_DIM"],
-                "num_heads": mask["NHEADS"],
-                "num_mask_tokens": mask["NUM_OBJECT_QUERIES"],
-                "num_layers": mask["DEC_LAYERS"] - 1,
-                "feedforward_dim": mask["DIM_FEEDFORWARD"],
-                "pixel_layers": mask["TRANSFORMER_ENC_LAYERS"],
-                "pixel_feedforward_dim": mask["pixel_decoder_ffn"],
-            },
-            "language": released_phi(**values["llm"]),
-        }
-    )
 
 
 @pytest.fixture(scope="module")
@@ -69,54 +39,6 @@ def segmenter() -> CrossViewSegmenter:
     model = CrossViewSegmenter(config)
     model.load_state_dict(weights)
     return model.eval()
-
-
-class Case:
-    """One seed's tensors and records; what a reduced folder lacks is skipped."""
-
-    def __init__(self, seed: str, config: CrossViewConfig) -> None:
-        self.config = config
-        self.meta = json.loads((TINY / f"meta_{seed}.json").read_text())
-        files = (TINY / f"{kind}_{seed}.safetensors" for kind in ("inputs", "outputs"))
-        self.inputs, self.outputs = (load_file(path) if path.is_file() else {} for path in files)
-        self.compared = 0
-
-    def masks(self, index: int, kind: str) -> list[np.ndarray]:
-        """Raw masks of one record: "anns" of the target view, "first_frame_anns" of the query view."""
-        coded = [entry["segmentation"] for entry in self.meta["records"][index][kind]]
-        return [rle_to_mask(Rle.from_json(value)) for value in coded]
-
-    def sample(self, index: int, tail: str) -> Sample:
-        config = self.config
-        if f"sample{index}.raw_query_image_u8_hwc" not in self.inputs:
-            pytest.skip("no raw images in this folder")
-        views = [
-            View.of(
-                view, self.inputs[f"sample{index}.raw_{view}_image_u8_hwc"].numpy(), config.image_size, config.pad_value
-            )
-            for view in ("query", "target")
-        ]
-        views = [View(f"{view.name} {index}", view.image, view.fit) for view in views]
-        query, target = (
-            np.stack([fit_mask(mask, config.image_size) for mask in self.masks(index, kind)])
-            for kind in ("first_frame_anns", "anns")
-        )
-        captions = [entry["sent"] for entry in self.meta["records"][index]["instruction"]]
-        return Sample(*views, query, PromptBuilder(byte_tokenizer(), tail).build(captions), target)
-
-    def points(self, prefix: str) -> list[torch.Tensor]:
-        names = sorted(name for name in self.outputs if name.startswith(f"{prefix}.region_points_yx."))
-        if not names:
-            pytest.skip(f"no {prefix} tensors in this folder")
-        return [self.outputs[name] for name in names]
-
-    def check(self, name: str, found: torch.Tensor) -> None:
-        """Within 1e-4 of the largest value of the reference's tensor, if the folder holds it."""
-        if name in self.outputs:
-            expected = self.outputs[name].reshape(found.shape)
-            error = (found - expected).abs().max() / expected.abs().max()
-            assert error <= TOLERANCE, f"{name}: {error:.1e}"
-            self.compared += 1
 
 
 @pytest.fixture(params=SEEDS)
@@ -138,21 +60,6 @@ def seen(segmenter):
     yield calls
     for handle in handles:
         handle.remove()
-
-
-def sampled(grid, points, counts, features=None):
-    """Stands in for `pool_regions`: the released random points, as they were drawn."""
-
-    def pool(tokens, masks, _grid):
-        pooled, start = tokens.new_zeros(len(tokens), masks.shape[1], tokens.shape[-1]), 0
-        for b, count in enumerate(counts):
-            pooled[b, :count] = sample_regions(tokens[b], grid, points[start : start + count])
-            start += count
-        if features is not None:
-            features.append(pooled)
-        return pooled
-
-    return pool
 
 
 def test_pixels(case):
@@ -196,6 +103,7 @@ def test_evaluation(case, segmenter, seen, monkeypatch):
     features: list[torch.Tensor] = []
     pool = sampled(case.config.grid, case.points("eval"), batch.num_objects, features)
     monkeypatch.setattr(segmenter_file, "pool_regions", pool)
+    follow(case, "eval", monkeypatch)
     encoding = segmenter.encode(batch.images)
     output = segmenter.answer(batch, encoding)
 
@@ -276,8 +184,11 @@ def test_pixels_in_the_released_order_of_operations(case, segmenter, released_or
 
 
 @torch.no_grad()
-def test_training_forward(case, segmenter, seen, monkeypatch):
-    """A batch of two records of different lengths, and the second pass with objects from the target view."""
+def test_training_forward(case, segmenter, seen, released_order, monkeypatch):
+    """A batch of two records of different lengths, and the second pass with objects from the target view.
+
+    In the released order of operations, since not every level's masks are there to `follow`.
+    """
     points = case.points("train")
     batch = collate([case.sample(index, "<|endoftext|>") for index in range(len(case.meta["records"]))])
     counts, features, grid = batch.num_objects, [], case.config.grid
