@@ -35,7 +35,7 @@ from egoexo_xseg.records import Direction, Pair, PairObject, Prediction
 from egoexo_xseg.world.paint import COLOURS
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-SPLIT = "heldout"
+SPLIT = "val"
 RESAMPLES = 300
 
 Image, Mask = UInt8[np.ndarray, "_ _ 3"], Bool[np.ndarray, "_ _"]
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=WEIGHTS / "xseg-tiny")
     parser.add_argument("--captions", type=Path, help="captions of the takes (default: none)")
     parser.add_argument("--seed", type=int, default=1001)
-    parser.add_argument("--takes", type=int, default=24)
+    parser.add_argument("--takes", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("scores"))
     options = parser.parse_args()
     raw, data = options.out / "raw", options.out / "data"
