@@ -20,6 +20,7 @@ from egoexo_xseg.world.scene import make_scene
 
 SIDE = 80  # pixels of the square that the tower takes; an object fills two thirds of it
 MEAN, DEVIATION = 0.45, 0.25
+CELLS = 10  # a side
 SCENES = 40  # drawn at a time: about 900 close-ups
 WIDTHS = {1.0: 448, 2160 / 3840: 796}  # of 448p frames, by the cameras' aspect
 
@@ -108,8 +109,11 @@ def load_shard(run: Path, shard: int) -> list[CloseUp]:
     ]
 
 
-def vary(item: CloseUp, rng: np.random.Generator) -> UInt8[np.ndarray, "S S 3"]:
-    """What a captioner would be shown: now and then smaller, cut by the frame's edge, moved or mirrored."""
+def vary(item: CloseUp, rng: np.random.Generator) -> tuple[UInt8[np.ndarray, "S S 3"], UInt8[np.ndarray, "C C"]]:
+    """What a captioner would be shown: now and then smaller, cut by the frame's edge, moved or mirrored.
+
+    With it, which share of `CELLS` x `CELLS` cells the object fills, of 255.
+    """
     image, mask = item.decode()
     if rng.random() < 0.3:
         side = round(item.side * rng.uniform(0.67, 1))
@@ -117,11 +121,15 @@ def vary(item: CloseUp, rng: np.random.Generator) -> UInt8[np.ndarray, "S S 3"]:
         mask = np.asarray(Image.fromarray(mask).resize((side, side), Image.Resampling.NEAREST))
     if rng.random() < 0.12:
         image, mask = cut_off(image, mask, rng)
-    square = Image.fromarray(pad_square(show_object(image, mask), np.full(3, round(255 * MEAN), np.uint8)))
-    part = rng.uniform(0.88, 1) * square.width
-    left, top = rng.uniform(0, square.width - part, 2)
-    shown = np.asarray(square.resize((SIDE, SIDE), Image.Resampling.BICUBIC, (left, top, left + part, top + part)))
-    return shown[:, ::-1] if rng.random() < 0.5 else shown
+    shown = pad_square(show_object(image, mask), np.full(3, round(255 * MEAN), np.uint8))
+    tinted = pad_square(show_object(np.zeros_like(image), mask), np.zeros(3, np.uint8)).any(2)
+    part = rng.uniform(0.88, 1) * len(shown)
+    left, top = rng.uniform(0, len(shown) - part, 2)
+    box = (left, top, left + part, top + part)
+    seen = np.asarray(Image.fromarray(shown).resize((SIDE, SIDE), Image.Resampling.BICUBIC, box))
+    filled = Image.fromarray(np.uint8(255) * tinted)
+    cells = np.asarray(filled.resize((CELLS, CELLS), Image.Resampling.BOX, box))
+    return (seen[:, ::-1], cells[:, ::-1]) if rng.random() < 0.5 else (seen, cells)
 
 
 def cut_off(

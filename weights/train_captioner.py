@@ -39,12 +39,12 @@ from egoexo_xseg.world.things import SHAPES
 
 SHIPPED = Path(__file__).parent / "captioner-tiny"
 
-TOWER_WIDTH, STRIDE = 160, 16  # 25 tokens an image
-SHARDS = 40  # of about 900 close-ups
+TOWER_WIDTHS, STRIDE = (16, 32, 64, 160), 16  # 25 tokens an image
+SHARDS = 50  # of about 900 close-ups
 STEPS, BATCH = 11000, 32
-WORDS_FROM = 7700  # until then the tower learns alone, from the attributes, at two thirds of the cost
-RATE, DECAY, WARM_UP = 1.2e-3, 0.05, 200
-SAVE_EVERY = 500
+WORDS_FROM = 8000  # until then the tower learns alone, from the attributes, at two thirds of the cost
+RATE, DECAY, WARM_UP = 8e-4, 0.05, 300
+SAVE_EVERY = 250
 EVALUATED = 150  # takes of three pictures
 
 CLASSES = (tuple(COLOURS), tuple(PATTERNS.values()), tuple(SHAPES))
@@ -87,17 +87,17 @@ def make_processor() -> LlavaProcessor:
 def make_model(vocabulary: int) -> LlavaForConditionalGeneration:
     """A SegFormer's encoder under a Llama of two layers: the tower's convolutions learn fast from scratch."""
     tower = SegformerConfig(
-        num_encoder_blocks=3,
-        depths=(1, 2, 3),
-        hidden_sizes=(32, 64, TOWER_WIDTH),
-        sr_ratios=(4, 2, 1),
-        patch_sizes=(7, 3, 3),
-        strides=(4, 2, 2),
-        num_attention_heads=(1, 2, 4),
-        mlp_ratios=(4, 4, 4),
+        num_encoder_blocks=4,
+        depths=(1, 1, 2, 3),
+        hidden_sizes=TOWER_WIDTHS,
+        sr_ratios=(8, 4, 2, 1),
+        patch_sizes=(3, 3, 3, 3),
+        strides=(2, 2, 2, 2),  # not 4 at once: a stripe is a few pixels wide
+        num_attention_heads=(1, 1, 2, 4),
+        mlp_ratios=(2, 2, 3, 3),
         drop_path_rate=0.0,
         reshape_last_stage=False,  # LLaVA takes tokens, not maps
-        hidden_size=TOWER_WIDTH,  # the name under which LLaVA's projector asks for it
+        hidden_size=TOWER_WIDTHS[-1],  # the name under which LLaVA's projector asks for it
     )
     language = LlamaConfig(
         vocab_size=vocabulary,
@@ -136,28 +136,49 @@ def attributes(caption: str) -> tuple[int, int, int]:
 
 
 class Learner(nn.Module):
-    """The captioner with heads on its tower that guess the attributes; only training knows them."""
+    """The captioner with heads on its tower that find the object and guess its attributes; only training knows them.
+
+    The heads ask every place of the last two maps: from answers alone, finding what is tinted takes the tower long.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.processor = make_processor()
         tokenizer = self.processor.tokenizer
         self.llava = make_model(len(tokenizer)).to(memory_format=torch.channels_last)
-        self.heads = nn.Linear(TOWER_WIDTH, sum(map(len, CLASSES)))
+        self.llava.set_attn_implementation("eager")  # so few tokens take twice as long in torch's fused attention
+        self.heads = nn.ModuleList(nn.Linear(width, 1 + sum(map(len, CLASSES))) for width in TOWER_WIDTHS[2:])
         turns = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": PROMPT}]}]
         text = self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         question = tokenizer(text)["input_ids"]
         place = question.index(tokenizer.convert_tokens_to_ids("<image>"))
         self.before, self.after = torch.tensor(question[:place]), torch.tensor(question[place + 1 :])
 
-    def forward(self, images: UInt8[Tensor, "B S S 3"], captions: Sequence[str], words: bool) -> Float[Tensor, ""]:
-        """The attributes' cross-entropy and, with `words`, the answers'."""
+    def forward(
+        self, images: UInt8[Tensor, "B S S 3"], cells: UInt8[Tensor, "B C C"], captions: Sequence[str], words: bool
+    ) -> Float[Tensor, ""]:
+        """The heads' loss on every map and, with `words`, the answers' cross-entropy."""
         pixels = (images.permute(0, 3, 1, 2) / 255 - MEAN) / DEVIATION
-        seen = self.llava.model.vision_tower(pixels).last_hidden_state  # (B, N, C)
-        guesses = self.heads(seen.float().mean(1)).split([len(names) for names in CLASSES], dim=1)
-        truths = torch.tensor([attributes(caption) for caption in captions]).unbind(1)
-        loss = sum(F.cross_entropy(guess, truth) for guess, truth in zip(guesses, truths, strict=True))
-        return loss + self._word_loss(seen, captions) if words else loss
+        tower = self.llava.model.vision_tower(pixels, output_hidden_states=True)
+        middle = tower.hidden_states[2].flatten(2).transpose(1, 2)
+        truths = torch.tensor([attributes(caption) for caption in captions])
+        filled = cells / 255
+        last = F.avg_pool2d(filled, 2)
+        loss = self._place_loss(self.heads[0](middle), filled.flatten(1), truths)
+        loss = loss + self._place_loss(self.heads[1](tower.last_hidden_state), last.flatten(1), truths)
+        return loss + self._word_loss(tower.last_hidden_state, captions) if words else loss
+
+    def _place_loss(
+        self, guesses: Float[Tensor, "B N G"], filled: Float[Tensor, "B N"], truths: Int64[Tensor, "B 3"]
+    ) -> Float[Tensor, ""]:
+        """Whether the object fills a place, and what it is where it does."""
+        found, *kinds = guesses.float().split([1, *map(len, CLASSES)], dim=2)
+        loss = F.binary_cross_entropy_with_logits(found[..., 0], filled)
+        share = filled / filled.sum(1, keepdim=True).clamp(min=1e-3)
+        for kind, truth in zip(kinds, truths.unbind(1), strict=True):
+            wrong = F.cross_entropy(kind.transpose(1, 2), truth[:, None].expand(-1, kind.shape[1]), reduction="none")
+            loss = loss + (share * wrong).sum(1).mean()
+        return loss
 
     def _word_loss(self, seen: Float[Tensor, "B N C"], captions: Sequence[str]) -> Float[Tensor, ""]:
         tokenizer, llava = self.processor.tokenizer, self.llava
@@ -191,9 +212,10 @@ def train(run: Path) -> None:
         rng = np.random.default_rng(world_seed("captioner", "batch", step))
         chosen = [pool[shard] for shard in rng.integers(len(pool), size=BATCH)]
         items = [shard[int(rng.integers(len(shard)))] for shard in chosen]
-        images = torch.from_numpy(np.stack([vary(item, rng) for item in items]))
+        varied = zip(*(vary(item, rng) for item in items), strict=True)
+        images, cells = (torch.from_numpy(np.stack(part)) for part in varied)
         with torch.autocast("cpu", torch.bfloat16):
-            loss = learner(images, [item.caption for item in items], step >= WORDS_FROM)
+            loss = learner(images, cells, [item.caption for item in items], step >= WORDS_FROM)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
