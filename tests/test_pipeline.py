@@ -124,8 +124,11 @@ def test_predicting_with_another_model_into_the_same_folder(street, tiny_model, 
         (other / path.name).write_bytes(path.read_bytes())
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config | {"pad_value": 127}))
+    (other / "calibration.json").unlink()  # it is for the other weights
     line = ("predict", "--direction", "ego2exo", "--data", street / "DATA", "--model", other, "--out", street / "PRED")
-    problem = "this folder holds predictions made with another model. Choose another --out, or delete it"
+    problem = (
+        "this folder holds predictions made with another model and calibration. Choose another --out, or delete it"
+    )
     assert error(*line) == f"{street / 'PRED' / 'ego2exo'}: {problem}"
 
 
