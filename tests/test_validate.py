@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from egoexo_xseg.data.annotations import open_annotations
 from egoexo_xseg.data.pairs import required_keys
 from egoexo_xseg.errors import SubmissionError
+from egoexo_xseg.jobs import validate as job
 from egoexo_xseg.jobs.validate import validate
 from egoexo_xseg.masks import mask_to_rle, scored_hw
 from egoexo_xseg.records import Direction
@@ -198,13 +199,37 @@ def test_keys_that_stand_twice(tmp_path, annotations):
     assert "'confidence': the same key twice in one JSON object" in map(str, report.findings)
 
 
-def test_findings_are_counted_and_the_first_are_kept(tmp_path, annotations):
+def test_findings_are_counted_and_the_first_of_each_kind_kept(tmp_path, annotations, monkeypatch):
+    monkeypatch.setattr(job, "KEPT", 40)
     value = perfect(annotations)
     for frame in range(1000, 1050):
         frames(value)[str(frame)] = frames(value)["30"]
+    frames(value)["30"] = None
     report = check(tmp_path, annotations, value)
     assert report.counts["warning", "frame that is not asked for"] == 50
-    assert sum(finding.kind == "frame that is not asked for" for finding in report.findings) == 20
+    assert sum(finding.kind == "frame that is not asked for" for finding in report.findings) == 40
+    first = [finding.kind for finding in report.first(3)]
+    assert first.count("frame that is not asked for") == 3 and "pred_mask missing" in first
+    assert [finding.detail for finding in report.first(2)][:2] == ["'1000'", "'1001'"]
+
+
+def test_places_are_told_apart_in_json(tmp_path, annotations):
+    value = perfect(annotations)
+    del frames(value)["30"]["confidence"]
+    found = [f for f in check(tmp_path, annotations, value).to_json()["findings"] if f["severity"] == "error"]
+    assert found == [
+        {
+            "severity": "error",
+            "kind": "confidence missing",
+            "part": "ego-exo",
+            "take_uid": "uid",
+            "object_id": "cup _0",
+            "query_camera": EGO,
+            "target_camera": "cam01",
+            "frame": 30,
+            "detail": "",
+        }
+    ]
 
 
 def test_golden_submissions_are_valid(golden, tmp_path):

@@ -24,6 +24,9 @@ from egoexo_xseg.cli.app import (
     workers_option,
 )
 
+SHOWN = 20
+"""Findings of one kind that are printed; --json holds thousands."""
+
 ANNOTATIONS_HELP = "relations_*.json, correspondence-gt.json, or a folder of prepared takes."
 
 
@@ -78,7 +81,7 @@ def validate(submission: Path, annotations: Path, split: str | None, as_json: bo
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=1))
     else:
-        for finding in report.findings:
+        for finding in report.first(SHOWN):
             click.echo(f"{finding.severity}: {finding}")
         rows = [(severity, kind, count) for (severity, kind), count in sorted(report.counts.items())]
         if rows:

@@ -6,7 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from egoexo_xseg.masks import Rle, scored_hw
 from egoexo_xseg.progress import track
 from egoexo_xseg.records import Direction
 
-KEPT = 20
+KEPT = 10_000
 """Findings of one kind that are kept with their places; the rest is counted."""
 
 LARGE_SHARE = 0.5
@@ -31,21 +31,42 @@ STRAY_SHARE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a submission, as deep as it goes; `part` is the file or a key at its top, mostly the direction's."""
+
+    part: str
+    take_uid: str | None = None
+    object_id: str | None = None
+    query_camera: str | None = None
+    target_camera: str | None = None
+    frame: int | None = None
+
+    def __str__(self) -> str:
+        take = f", take {self.take_uid}" if self.take_uid is not None else ""
+        item = f", object {_shown(self.object_id)}" if self.object_id is not None else ""
+        cameras = f", {self.query_camera} to {self.target_camera}" if self.query_camera is not None else ""
+        return f"{self.part}{take}{item}{cameras}{f', frame {self.frame}' if self.frame is not None else ''}"
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One fault (`error`: the server refuses or stops; `warning`: legal, but it loses points or looks mistaken)."""
 
     severity: str
     kind: str
-    where: str
+    place: Place
     detail: str = ""
 
     def __str__(self) -> str:
-        return f"{self.where}: {self.kind}{f' ({self.detail})' if self.detail else ''}"
+        return f"{self.place}: {self.kind}{f' ({self.detail})' if self.detail else ''}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"severity": self.severity, "kind": self.kind, **asdict(self.place), "detail": self.detail}
 
 
 @dataclass
 class Report:
-    """All findings, counted by kind; the first of each kind with their places."""
+    """All findings, counted by kind; the first thousands of each kind with their places."""
 
     submission: Path
     predictions: dict[str, int] = field(default_factory=dict)
@@ -57,21 +78,28 @@ class Report:
     def valid(self) -> bool:
         return not any(severity == "error" for severity, _ in self.counts)
 
-    def add(self, severity: str, kind: str, where: str, detail: str = "") -> None:
+    def add(self, severity: str, kind: str, place: Place, detail: str = "") -> None:
         count = self.counts[severity, kind] = self.counts.get((severity, kind), 0) + 1
         if count <= KEPT:
-            self.findings.append(Finding(severity, kind, where, detail))
+            self.findings.append(Finding(severity, kind, place, detail))
+
+    def first(self, count: int) -> Iterator[Finding]:
+        """The first findings of each kind."""
+        seen: Counter[tuple[str, str]] = Counter()
+        for finding in self.findings:
+            seen[finding.severity, finding.kind] += 1
+            if seen[finding.severity, finding.kind] <= count:
+                yield finding
 
     def to_json(self) -> dict[str, Any]:
         counts = [{"severity": s, "kind": kind, "count": count} for (s, kind), count in self.counts.items()]
-        findings = [{name: getattr(f, name) for name in ("severity", "kind", "where", "detail")} for f in self.findings]
         return {
             "submission": str(self.submission),
             "valid": self.valid,
             "predictions": self.predictions,
             "predicted_visible": self.predicted_visible,
             "counts": counts,
-            "findings": findings,
+            "findings": [finding.to_json() for finding in self.findings],
         }
 
 
@@ -80,15 +108,15 @@ def validate(path: Path, annotations: Annotations) -> Report:
     report = Report(path)
     value = _read(path, report)
     if not isinstance(value, dict):
-        report.add("error", "not a JSON object", str(path))
+        report.add("error", "not a JSON object", Place(str(path)))
         return report
     directions = {direction.challenge_key: direction for direction in Direction}
-    for key in value.keys() - directions.keys():
-        report.add("warning", "unknown top-level key", _shown(key))
+    for key in sorted(value.keys() - directions.keys()):
+        report.add("warning", "unknown top-level key", Place(_shown(key)))
     takes: dict[Direction, dict[str, Any]] = {}
     for key, direction in directions.items():
         if key not in value:
-            report.add("error", "direction missing", key, "the server wants both")
+            report.add("error", "direction missing", Place(key), "the server wants both")
         else:
             takes[direction] = _check_direction(value[key], key, annotations, report)
     confidences: dict[Direction, list[float]] = {direction: [] for direction in takes}
@@ -109,11 +137,11 @@ def _read(path: Path, report: Report) -> Any:
         found = dict(items)
         if len(found) < len(items):
             counts = Counter(name for name, _ in items)
-            report.add("error", "the same key twice in one JSON object", _shown(counts.most_common(1)[0][0]))
+            report.add("error", "the same key twice in one JSON object", Place(_shown(counts.most_common(1)[0][0])))
         return found
 
     def constant(name: str) -> float:
-        report.add("error", "a number that JSON does not have", name)
+        report.add("error", "a number that JSON does not have", Place(name))
         return float(name.replace("Infinity", "inf"))
 
     try:
@@ -128,16 +156,16 @@ def _check_direction(part: Any, key: str, annotations: Annotations, report: Repo
     """Stamp and takes of one direction; returns the takes that can be looked into."""
     results = part.get("results") if isinstance(part, dict) else None
     if not isinstance(results, dict):
-        report.add("error", "no results", key)
+        report.add("error", "no results", Place(key))
         return {}
     for name, wanted in STAMP.items():
         if part.get(name) != wanted:
-            report.add("warning", f"{name} is not {wanted!r}", key, f"found {_shown(part.get(name))}")
+            report.add("warning", f"{name} is not {wanted!r}", Place(key), f"found {_shown(part.get(name))}")
     for uid in annotations.take_uids:
         if uid not in results:
-            report.add("error", "take missing", f"{key}, take {uid}")
-    for uid in results.keys() - set(annotations.take_uids):
-        report.add("error", "take that is not asked for", f"{key}, take {_shown(uid)}")
+            report.add("error", "take missing", Place(key, uid))
+    for uid in sorted(results.keys() - set(annotations.take_uids)):
+        report.add("error", "take that is not asked for", Place(key, _shown(uid)))
     return results
 
 
@@ -151,7 +179,7 @@ class _TakeCheck:
     confidences: list[float]
 
     def run(self, entry: Any) -> None:
-        where = f"{self.direction.challenge_key}, take {self.take.take_uid}"
+        where = Place(self.direction.challenge_key, self.take.take_uid)
         if not isinstance(entry, dict):
             self.report.add("error", "a take must be a JSON object", where)
             return
@@ -162,15 +190,15 @@ class _TakeCheck:
         objects = self._children(entry, "masks", where)
         required = required_keys(self.take, self.direction)
         for object_id, pairs in required.items():
-            place = f"{where}, object {object_id!r}"
+            place = replace(where, object_id=object_id)
             if object_id not in objects:
                 self.report.add("error", "object missing", place)
                 continue
             self._check_object(objects[object_id], pairs, object_id, place)
-        for object_id in objects.keys() - required.keys():
-            self.report.add("error", "object that is not asked for", f"{where}, object {_shown(object_id)}")
+        for object_id in sorted(objects.keys() - required.keys()):
+            self.report.add("error", "object that is not asked for", replace(where, object_id=object_id))
 
-    def _children(self, entry: Mapping[str, Any], name: str, where: str) -> Mapping[str, Any]:
+    def _children(self, entry: Mapping[str, Any], name: str, where: Place) -> Mapping[str, Any]:
         found = entry.get(name)
         if not isinstance(found, dict):
             self.report.add("error", f"{name} missing", where)
@@ -178,40 +206,40 @@ class _TakeCheck:
         return found
 
     def _check_object(
-        self, found: Any, pairs: Mapping[tuple[str, str], tuple[int, ...]], object_id: str, where: str
+        self, found: Any, pairs: Mapping[tuple[str, str], tuple[int, ...]], object_id: str, where: Place
     ) -> None:
         if not isinstance(found, dict):
             self.report.add("error", "an object must be a JSON object of camera pairs", where)
             return
         wanted = {pair_key(query, target): (query, target) for query, target in pairs}
         for key, (query, target) in wanted.items():
-            place = f"{where}, {query} to {target}"
+            place = replace(where, query_camera=query, target_camera=target)
             if key not in found:
-                turned = {pair_key(target, query), f"{query}__{target}", f"{target}__{query}"} & found.keys()
-                hint = f"found {turned.pop()!r}, expected {key!r}" if turned else f"expected {key!r}"
+                turned = sorted({pair_key(target, query), f"{query}__{target}", f"{target}__{query}"} & found.keys())
+                hint = f"found {turned[0]!r}, expected {key!r}" if turned else f"expected {key!r}"
                 self.report.add("error", "camera pair missing", place, hint)
             elif not isinstance(found[key], dict):
                 self.report.add("error", "a camera pair must be a JSON object of frames", place)
             else:
                 self._check_frames(found[key], pairs[query, target], (object_id, target), place)
-        for key in found.keys() - wanted.keys():
+        for key in sorted(found.keys() - wanted.keys()):
             self.report.add("warning", "camera pair that is not asked for", where, _shown(key))
 
     def _check_frames(
-        self, found: Mapping[str, Any], frames: tuple[int, ...], place: tuple[str, str], where: str
+        self, found: Mapping[str, Any], frames: tuple[int, ...], item: tuple[str, str], where: Place
     ) -> None:
         wanted = {str(frame) for frame in frames}
-        for key in found.keys() - wanted:
+        for key in sorted(found.keys() - wanted):
             if key.isdecimal() and str(int(key[:9])) in wanted:
                 self.report.add("error", "frame key with leading zeros", where, f"found {_shown(key)}")
             else:
                 self.report.add("warning", "frame that is not asked for", where, _shown(key))
-        object_id, target = place
+        object_id, target = item
         truth = self.take.masks[object_id].get(target, {})
         annotated = set(self.take.annotated_frames[object_id].get(target, ()))
         hidden = not any(track for cameras in self.take.masks.values() for track in [cameras.get(target)] if track)
         for frame in frames:
-            spot = f"{where}, frame {frame}"
+            spot = replace(where, frame=frame)
             if str(frame) not in found:
                 self.report.add("error", "frame missing", spot)
                 continue
@@ -220,7 +248,7 @@ class _TakeCheck:
             compared = decoded and (hidden or frame in truth)
             self._check_answer(found[str(frame)], target, (_severity(decoded), _severity(compared)), spot)
 
-    def _check_answer(self, answer: Any, target: str, severities: tuple[str, str], where: str) -> None:
+    def _check_answer(self, answer: Any, target: str, severities: tuple[str, str], where: Place) -> None:
         """`severities` are those of what is no mask at all, and of one that does not fit."""
         missing = [name for name in ("pred_mask", "confidence") if not isinstance(answer, dict) or name not in answer]
         for name in missing:
@@ -244,7 +272,7 @@ class _TakeCheck:
         for kind, detail in _doubts(box):
             self.report.add("warning", kind, where, detail)
 
-    def _check_confidence(self, value: Any, where: str) -> None:
+    def _check_confidence(self, value: Any, where: Place) -> None:
         name = self.direction.value
         self.report.predictions[name] = self.report.predictions.get(name, 0) + 1
         if not isinstance(value, (int, float)):
@@ -288,7 +316,7 @@ def _check_confidences(values: list[float], direction: Direction, report: Report
     """Whether a direction's confidences can say anything."""
     if not values:
         return
-    key = direction.challenge_key
+    key = Place(direction.challenge_key)
     share = sum(value > CONFIDENCE_THRESHOLD for value in values) / len(values)
     report.predicted_visible[direction.value] = share
     if len(set(values)) == 1:
