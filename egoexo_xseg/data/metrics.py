@@ -107,8 +107,10 @@ def _paint(
         piece = np.repeat(np.arange(len(widths)), widths)
         left = left[piece] + np.arange(len(piece)) - np.repeat(np.cumsum(widths) - widths, widths)
         top, bottom = top[piece], bottom[piece]
-    begin, end = (np.bincount(row * hw[1] + left, minlength=(hw[0] + 1) * hw[1]) for row in (top, bottom))
-    return np.cumsum((begin - end).reshape(hw[0] + 1, hw[1])[:-1], axis=0) > 0
+    steps = np.zeros((hw[0] + 1) * hw[1], np.int8)
+    steps[top * hw[1] + left] = 1  # pieces are disjoint: no place begins two, or ends two
+    steps[bottom * hw[1] + left] -= 1
+    return np.cumsum(steps.reshape(hw[0] + 1, hw[1])[:-1], axis=0, dtype=np.int8).view(bool)
 
 
 @dataclass(frozen=True, slots=True)

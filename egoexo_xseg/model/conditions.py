@@ -19,10 +19,10 @@ def pool_regions(
     """
     height, width = masks.shape[-2:]
     rows, columns = _hat_weights(height, grid[0], tokens.device), _hat_weights(width, grid[1], tokens.device)
-    area = masks.sum((-2, -1))  # (B, K)
-    whole = masks | (area == 0)[..., None, None]
-    weights = torch.einsum("bkyx,yh,xw->bkhw", whole.float(), rows, columns).flatten(2)  # (B, K, T)
-    weights = weights / weights.sum(-1, keepdim=True)
+    weights = (rows.T @ (masks.float() @ columns)).flatten(2)  # (B, K, T)
+    area = weights.sum(-1, keepdim=True)  # in pixels, since every pixel gives away 1
+    anywhere = torch.outer(rows.sum(0), columns.sum(0)).flatten() / (height * width)  # (T,)
+    weights = torch.where(area > 0, weights / area.clamp(min=1), anywhere)
     return (weights @ tokens.float()).to(tokens.dtype)  # (B, K, D)
 
 

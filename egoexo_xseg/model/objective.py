@@ -26,7 +26,9 @@ class Objective(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Losses by name; `loss` is their weighted sum. Every distinct image is encoded once."""
         encoding = self.segmenter.encode(batch.images)
-        output = self.segmenter.answer(batch, encoding)
+        regions = self.segmenter.pool(encoding, batch.query, batch.query_masks)
+        reading = self.segmenter.read(batch.prompts, encoding.tokens[list(batch.target)], regions)
+        output = self.segmenter.decode(batch, encoding, reading)
         visible = batch.target_masks.flatten(2).any(-1) & output.present  # (B, K)
         targets = Targets(batch.target_masks, output.present, visible)
         num_masks = _mean_over_processes(visible.sum())
@@ -42,31 +44,34 @@ class Objective(nn.Module):
             "dice": self.losses.dice_weight,
             "condition": self.losses.condition_weight,
         }
-        if self.config.stage != "1":
-            aligned = self._align(batch, encoding, output, visible)
+        if self.config.stage != "1" and self.config.alignment != "none":
+            aligned = self._align(batch, encoding, (regions, output.objects), visible)
             parts |= aligned
             weights |= dict.fromkeys(aligned, self.config.alignment_weight)
         parts["loss"] = sum(weights[name] * value for name, value in parts.items())
         return parts
 
     def _align(
-        self, batch: Batch, encoding: Encoding, output: Output, visible: Bool[Tensor, "B K"]
+        self,
+        batch: Batch,
+        encoding: Encoding,
+        queried: tuple[Float[Tensor, "B K D"], Float[Tensor, "B K C"]],
+        visible: Bool[Tensor, "B K"],
     ) -> dict[str, Float[Tensor, ""]]:
         """XObjAlign: what the objects are to the model in one view, and in the other.
 
         As released, the conditions of objects that the language model read from the query view against those from the
-        target view; contrastively, the region features of both views before the language model.
+        target view; contrastively, the region features of both views before the language model. `queried`: both, as
+        the query view had them.
         """
         found = {}
+        regions, objects = queried
+        again = self.segmenter.pool(encoding, batch.target, batch.target_masks)
         if self.config.alignment in ("released", "both"):
-            regions = self.segmenter.pool(encoding, batch.target, batch.target_masks)
-            again = self.segmenter.read(batch.prompts, encoding.tokens[list(batch.target)], regions)
-            found["alignment"] = alignment_loss(output.objects, again.objects, visible)
+            reading = self.segmenter.read(batch.prompts, encoding.tokens[list(batch.target)], again)
+            found["alignment"] = alignment_loss(objects, reading.objects, visible)
         if self.config.alignment in ("contrast", "both"):
-            query, target = (
-                self.segmenter.pool(encoding, images, masks)[visible]  # (V, D)
-                for images, masks in ((batch.query, batch.query_masks), (batch.target, batch.target_masks))
-            )
+            query, target = regions[visible], again[visible]  # (V, D)
             others = strangers(batch.query, batch.target).to(visible.device)  # (B, B)
             record = visible.nonzero()[:, 0]  # (V,)
             # Without a visible object there is nothing to compare, but every process must have the same graph.
