@@ -10,14 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from egoexo_xseg.config import TrainConfig
 from egoexo_xseg.data import moments
+from egoexo_xseg.data.dataset import SampleMaker
 from egoexo_xseg.errors import XsegError
-from egoexo_xseg.jobs.train import HeldOut, TrainOptions, train
+from egoexo_xseg.jobs.train import Batches, HeldOut, TrainOptions, train
+from egoexo_xseg.jobs.train_state import Processes
+from egoexo_xseg.model.checkpoint import load_checkpoint
 from egoexo_xseg.model.prompts import PromptBuilder
 
 QUICK = {"steps": 4, "batch_size": 2, "num_points": 64, "keep_every": 2, "lr": 1e-3}
@@ -229,3 +233,19 @@ def test_a_shape_alone_is_trained_from_scratch(options, tmp_path):
     assert json.loads((options.out / "model" / "config.json").read_text())["untrained"] is False
     prompts = PromptBuilder.load(options.out / "model")
     assert len(prompts.build(["red striped box"]).caption_ids) == 5  # three words, a full stop, [SEG]
+
+
+def test_processes_beside_a_gpu_read_the_same_batches(tiny_model):
+    _, prompts = load_checkpoint(tiny_model, device="cpu")
+    config = TrainConfig(**QUICK)
+    maker = SampleMaker(config, prompts, 64, 128, 4)
+    drawn = moments.DrawnMoments(config, 64, 1)
+    here, beside = (
+        list(Batches(drawn, maker, config, Processes(0, 1, torch.device(kind))).read_ahead(range(1, 4)))
+        for kind in ("cpu", "cuda")
+    )
+    for own, other in zip(here, beside, strict=True):
+        for mine, theirs in zip(own, other, strict=True):
+            assert mine.target.name == theirs.target.name
+            assert np.array_equal(mine.target.image, theirs.target.image)
+            assert np.array_equal(mine.target_masks, theirs.target_masks)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
+from torch.utils.data import DataLoader, Dataset
 
 from egoexo_xseg.config import TrainConfig
 from egoexo_xseg.data.annotations import open_annotations
@@ -77,17 +77,16 @@ def train(options: TrainOptions) -> Path:
     maker = SampleMaker(config, prompts, shape.image_size, shape.pad_value, shape.decoder.num_mask_tokens)
     batches = Batches(moments, maker, config, processes)
     began = time.monotonic()
-    with ThreadPoolExecutor(1 if processes.device.type == "cpu" else 8) as readers:
-        ahead = batches.read_ahead(readers, range(start * config.accumulate, steps * config.accumulate))
-        for done in _shown(range(start + 1, steps + 1), processes):
-            own = [next(ahead) for _ in range(config.accumulate)]
-            losses = _step(learner, optimizer, own, (done - 1, steps), processes)
-            log.add("log", {"step": done, "seconds": round(time.monotonic() - began, 1), **losses})
-            validates = options.held_out and (done % config.validate_every == 0 or done == steps)
-            if validates or done % config.keep_every == 0 or done == steps:
-                save(options.out, learner, optimizer, prompts, done, processes)
-            if validates:
-                log.add("validation", {"step": done, **options.held_out.score(options.out, done, config, processes)})
+    ahead = batches.read_ahead(range(start * config.accumulate, steps * config.accumulate))
+    for done in _shown(range(start + 1, steps + 1), processes):
+        own = [next(ahead) for _ in range(config.accumulate)]
+        losses = _step(learner, optimizer, own, (done - 1, steps), processes)
+        log.add("log", {"step": done, "seconds": round(time.monotonic() - began, 1), **losses})
+        validates = options.held_out and (done % config.validate_every == 0 or done == steps)
+        if validates or done % config.keep_every == 0 or done == steps:
+            save(options.out, learner, optimizer, prompts, done, processes)
+        if validates:
+            log.add("validation", {"step": done, **options.held_out.score(options.out, done, config, processes)})
     return options.out / "model"
 
 
@@ -107,14 +106,14 @@ def _find_start(options: TrainOptions, processes: Processes) -> Path:
     return folder
 
 
-class Batches:
+class Batches(Dataset[list[Sample]]):
     """Batches by number; each is a function of the seed, the process and its number."""
 
     def __init__(self, moments: Moments, maker: SampleMaker, config: TrainConfig, processes: Processes) -> None:
         self.moments, self.maker, self.config, self.processes = moments, maker, config, processes
 
-    def read(self, number: int) -> list[Sample]:
-        """Records of `batch_size` moments; what cannot be read is named and left out, an empty batch gets others."""
+    def __getitem__(self, number: int) -> list[Sample]:
+        """Records of `batch_size` moments; what cannot be read is named and left out; an empty batch gets others."""
         rng = np.random.default_rng([self.config.seed, 2, self.processes.rank, number])
         salt, samples = int(rng.integers(1 << 32)), []
         for turn in range(100):
@@ -127,18 +126,28 @@ class Batches:
                     continue
                 samples += filter(None, [self.maker.make(moment, rng, salt)])
             if samples:
-                return samples
-        raise XsegError("no record can be read", remedy="xseg -v train names the reasons")
+                break
+        return samples
 
-    def read_ahead(self, readers: ThreadPoolExecutor, numbers: range) -> Iterator[list[Sample]]:
-        """In order, a few ahead of whoever takes them."""
-        waiting: deque[Future[list[Sample]]] = deque()
-        for number in numbers:
-            waiting.append(readers.submit(self.read, number))
-            if len(waiting) > 8:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+    def read_ahead(self, numbers: range) -> Iterator[list[Sample]]:
+        """In order; beside a GPU, processes of their own read and draw a few ahead of whoever takes them."""
+        workers = 0 if self.processes.device.type == "cpu" else max(1, (os.cpu_count() or 1) // self.processes.count)
+        loader = DataLoader(
+            self,
+            batch_size=None,
+            sampler=numbers,
+            num_workers=workers,
+            collate_fn=_as_they_are,
+            multiprocessing_context="spawn" if workers else None,
+        )
+        for samples in loader:
+            if not samples:
+                raise XsegError("no record can be read", remedy="xseg -v train names the reasons")
+            yield samples
+
+
+def _as_they_are(samples: list[Sample]) -> list[Sample]:
+    return samples
 
 
 def _step(

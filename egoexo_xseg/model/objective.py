@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from egoexo_xseg.config import TrainConfig
 from egoexo_xseg.model.inputs import Batch
 from egoexo_xseg.model.losses import LossConfig, Targets, alignment_loss, contrast_loss, level_loss
-from egoexo_xseg.model.segmenter import CrossViewSegmenter, Encoding, Output
+from egoexo_xseg.model.segmenter import CrossViewSegmenter, Encoding
 
 
 class Objective(nn.Module):
