@@ -86,13 +86,19 @@ class Case:
             pytest.skip(f"no {prefix} tensors in this folder")
         return [self.outputs[name] for name in names]
 
-    def check(self, name: str, found: torch.Tensor) -> None:
-        """Within 1e-4 of the largest value of the reference's tensor, if the folder holds it."""
+    def agrees(self, name: str, found: torch.Tensor) -> bool:
+        return self._excess(name, found, 0.0) <= TOLERANCE
+
+    def check(self, name: str, found: torch.Tensor, slack: torch.Tensor | float = 0.0) -> None:
+        """Within 1e-4 of the largest value of the reference's tensor and `slack`, if the folder holds it."""
         if name in self.outputs:
-            expected = self.outputs[name].reshape(found.shape)
-            error = (found - expected).abs().max() / expected.abs().max()
-            assert error <= TOLERANCE, f"{name}: {error:.1e}"
+            excess = self._excess(name, found, slack)
+            assert excess <= TOLERANCE, f"{name}: {excess:.1e}"
             self.compared += 1
+
+    def _excess(self, name: str, found: torch.Tensor, slack: torch.Tensor | float) -> torch.Tensor:
+        expected = self.outputs[name].reshape(found.shape)
+        return ((found - expected).abs() - slack).max() / expected.abs().max()
 
 
 def sampled(grid, points, counts, features=None):

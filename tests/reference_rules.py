@@ -58,12 +58,15 @@ def plain_attention(q, k, v, attn_mask=None, *_args, **_options):
     return scores.softmax(-1) @ v
 
 
-def plain_deformable_attention(self, queries, x, sizes):
-    """`DeformableAttention.forward` by Deformable DETR's formula: places in 0..1, each map read by `grid_sample`."""
+def plain_deformable_attention(self, queries, x, sizes, nudge=0.0):
+    """`DeformableAttention.forward` by Deformable DETR's formula: places in 0..1, each map read by `grid_sample`.
+
+    `nudge`: how many pixels to the right and down all places are moved.
+    """
     batch, length, width = x.shape
     heads, levels, points = self.num_heads, len(sizes), self.num_points
     values = self.value_proj(x).view(batch, length, heads, width // heads)
-    offsets = self.sampling_offsets(queries).view(batch, length, heads, levels, points, 2)
+    offsets = self.sampling_offsets(queries).view(batch, length, heads, levels, points, 2) + nudge
     weights = self.attention_weights(queries).view(batch, length, heads, levels * points).softmax(-1)
     centres = []
     for h, w in sizes:

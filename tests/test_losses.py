@@ -40,8 +40,8 @@ def sure(mask: torch.Tensor) -> torch.Tensor:
 
 
 def test_points_at_pixel_centres_read_the_pixels():
-    image = torch.arange(16.0).view(1, 4, 4)
-    assert torch.equal(sample_points(image, CENTRES), image.flatten(1))
+    image = torch.arange(16.0).view(1, 1, 4, 4)
+    assert torch.equal(sample_points(image, CENTRES), image.flatten(2))
     between = torch.tensor([[[0.25, 0.125]]])  # half way from the first pixel to the second
     assert sample_points(image, between).item() == 0.5
 
@@ -49,14 +49,19 @@ def test_points_at_pixel_centres_read_the_pixels():
 def test_proposals_are_matched_to_the_objects_they_cover():
     left, right = half("left"), half("right")
     logits = torch.stack([sure(right), torch.zeros(4, 4), sure(left)])
-    found = match(logits.flatten(1), torch.stack([left, right]).float().flatten(1))
-    assert found.proposals.tolist() == [0, 2]
-    assert found.objects.tolist() == [1, 0]
+    # In the second record the left half is hidden, so nothing may stand for it.
+    both, one = torch.tensor([[True, True], [False, True]])
+    labels = torch.stack([left, right]).float().flatten(1)
+    found = match(logits.flatten(1).expand(2, -1, -1), labels.expand(2, -1, -1), torch.stack([both, one]))
+    assert found.records.tolist() == [0, 0, 1]
+    assert found.proposals.tolist() == [0, 2, 0]
+    assert found.objects.tolist() == [1, 0, 1]
 
 
 def test_not_a_number_does_not_stop_the_matching():
     logits = torch.stack([torch.full((4, 4), math.nan), sure(half("left"))])
-    assert len(match(logits.flatten(1), half("left")[None].float().flatten(1)).proposals) == 1
+    yes = torch.ones(1, 1, dtype=torch.bool)
+    assert len(match(logits.flatten(1)[None], half("left")[None].float().flatten(1)[None], yes).proposals) == 1
 
 
 def test_a_perfect_mask_costs_nothing_and_a_reversed_one_all():
@@ -75,7 +80,7 @@ def test_cells_are_labelled_by_the_share_that_an_object_covers():
     logits[0, 1, 1, 1:3], logits[0, 1, 2, 1] = 10.0, 0.0
     level = Level(logits, torch.zeros(1, 1, 2))
     found = level_loss(level, Targets(masks, yes, yes), LossConfig(num_points=None), torch.rand)
-    assert found.matchings[0].proposals.tolist() == [1]
+    assert found.matching.proposals.tolist() == [1]
     # The least decided two of sixteen cells: the half covered one, which is right at log 2, and a sure one.
     assert found.mask.item() == pytest.approx(math.log(2) / 2, abs=1e-3)
     assert found.dice.item() == pytest.approx(1 - (2 * 2.25 + 1) / (2.5 + 2.5 + 1), abs=1e-3)
@@ -90,7 +95,7 @@ def test_an_object_of_one_cell_is_seen():
     found = level_loss(
         Level(logits, torch.zeros(1, 1, 3)), Targets(masks, yes, yes), LossConfig(num_points=None), torch.rand
     )
-    assert found.matchings[0].proposals.tolist() == [2]
+    assert found.matching.proposals.tolist() == [2]
 
 
 def test_objects_own_proposals_belong_to_them_and_the_others_are_matched_besides():
@@ -102,7 +107,7 @@ def test_objects_own_proposals_belong_to_them_and_the_others_are_matched_besides
     found = level_loss(
         Level(logits, conditions), Targets(masks, yes, yes), LossConfig(num_points=None), torch.rand, own_from=2
     )  # fmt: skip
-    pairs = zip(found.matchings[0].proposals.tolist(), found.matchings[0].objects.tolist(), strict=True)
+    pairs = zip(found.matching.proposals.tolist(), found.matching.objects.tolist(), strict=True)
     assert sorted(pairs) == [(0, 1), (1, 0), (2, 0), (3, 1)]
     assert found.condition.item() == pytest.approx(0, abs=1e-6)
 
@@ -119,17 +124,17 @@ def test_points_gather_where_the_mask_is_undecided():
 
 def test_conditions_of_absent_objects_must_match_nothing():
     present = torch.tensor([[True, True, False]])
-    matchings = [Matching(torch.tensor([1]), torch.tensor([0]))]
+    matching = Matching(*torch.tensor([[0], [1], [0]]))
     right = torch.full((1, 3, 4), -20.0)
     right[0, 0, 1] = 20.0
     right[0, 2] = 20.0  # padding: whatever it says
-    assert condition_loss(right, present, matchings, 1.0).item() == pytest.approx(0, abs=1e-6)
+    assert condition_loss(right, present, matching, 1.0).item() == pytest.approx(0, abs=1e-6)
     claimed = right.clone()
     claimed[0, 1, 2] = 20.0  # an absent object that claims a proposal
-    assert condition_loss(claimed, present, matchings, 1.0).item() == pytest.approx(20 / 8)
+    assert condition_loss(claimed, present, matching, 1.0).item() == pytest.approx(20 / 8)
     missed = right.clone()
     missed[0, 0, 1] = -20.0  # a positive weighs as much as the seven negatives together
-    assert condition_loss(missed, present, matchings, 1.0).item() == pytest.approx(7 * 20 / 8)
+    assert condition_loss(missed, present, matching, 1.0).item() == pytest.approx(7 * 20 / 8)
 
 
 def test_alignment_is_the_mean_distance_of_visible_objects():

@@ -61,27 +61,30 @@ def test_a_split_without_objects_is_refused(tmp_path):
 
 @pytest.fixture
 def few(monkeypatch):
-    """Two scenes of two moments, which come twice."""
-    monkeypatch.setattr(DrawnMoments, "SHOWINGS", 2)
+    """Two scenes at two times."""
     monkeypatch.setattr(DrawnMoments, "TURN", 2)
     monkeypatch.setattr(DrawnMoments, "PER_SCENE", 2)
 
 
 def test_drawn_moments_come_twice_in_both_directions(few):
-    moments = DrawnMoments(TrainConfig(), 32, 1)
-    names = [str(moments.read(position)) for position in range(24)]
-    assert names[:3] == [
-        "drawn scene 0, 0, ego to exo", "drawn scene 0, 0, exo to ego", "drawn scene 1, 0, ego to exo",
+    moments = DrawnMoments(TrainConfig(), 32, 1, showings=2)
+    names = [str(moments.read(position)) for position in range(40)]
+    assert names[:5] == [
+        "drawn scene 0, 0, ego to exo0", "drawn scene 0, 0, exo0 to ego",
+        "drawn scene 0, 0, ego to exo1", "drawn scene 0, 0, exo1 to ego",
+        "drawn scene 1, 0, ego to exo0",
     ]  # fmt: skip
-    assert names[:8] == names[8:16] and len(set(names)) == 16
-    one, other = moments.read(0), moments.read(1)
-    assert np.array_equal(one.query_image, other.target_image)
+    assert names[:16] == names[16:32] and len(set(names)) == 24
+    one, other, beside = (moments.read(position) for position in range(3))
+    assert np.array_equal(one.query_image, other.target_image) and one.query_image is beside.query_image
+    assert not np.array_equal(one.target_image, beside.target_image)
 
 
 def test_processes_draw_scenes_of_their_own(few):
     moments = DrawnMoments(TrainConfig(direction="ego2exo"), 32, 2)
     own, others = ({str(moments.read(2 * step + rank)) for step in range(16)} for rank in (0, 1))
-    assert len(own) == len(others) == 8 and not own & others
+    assert len(own) == len(others) == 16 and not own & others
+    assert all("ego to" in name for name in own)
 
 
 def test_drawn_moments_are_a_function_of_position_and_seed(few):

@@ -19,7 +19,7 @@ from egoexo_xseg.data.pairs import iter_pairs
 from egoexo_xseg.errors import AnnotationError
 from egoexo_xseg.masks import Rle, resize_nearest, rle_to_mask
 from egoexo_xseg.records import Direction, Pair
-from egoexo_xseg.world.draws import draw_pair, world_seed
+from egoexo_xseg.world.draws import draw_pairs, world_seed
 from egoexo_xseg.world.scene import make_scene
 
 
@@ -118,50 +118,58 @@ class DrawnMoments:
     """Moments of made-up scenes, none of which `xseg sample` ever shows; numbers are turned into them as asked."""
 
     length = None
-    PER_SCENE = 4
-    """Moments drawn of one scene; a new one costs as much as a picture."""
+    EXO_CAMERAS = 2
+    PER_SCENE = 3
+    """Times of a scene that are drawn; another scene costs a third of a picture."""
     TURN = 50
     """Scenes that are drawn before they are shown again, in the same order."""
-    SHOWINGS = 2
-    """How often each is shown: with four, the loss on what was seen already fell far below that on new scenes."""
 
-    def __init__(self, config: TrainConfig, side: int, processes: int) -> None:
-        self.config, self.side, self.processes = config, side, processes
-        self._drawn: OrderedDict[tuple[int, int], tuple[Moment, Moment]] = OrderedDict()
+    def __init__(self, config: TrainConfig, side: int, processes: int, showings: int = 1) -> None:
+        """`showings`: how often each picture is shown, where drawing is dear.
+
+        With four, the loss on what was seen already fell far below that on new scenes.
+        """
+        self.config, self.side, self.processes, self.showings = config, side, processes, showings
+        self._drawn: OrderedDict[tuple[int, int], list[Moment]] = OrderedDict()
 
     def read(self, position: int) -> Moment:
-        """Both directions of a pair of views follow each other, within a process, where both are asked for.
+        """All pairs of views of one time follow each other, within a process, in the directions that are asked for.
 
-        Different scenes follow each other, so that a batch holds different objects.
+        They share pictures, which are encoded once a batch; then comes another scene with other objects.
         """
         own, process = divmod(position, self.processes)
-        both = self.config.direction == "both"
-        views, way = divmod(own, 2) if both else (own, int(self.config.direction == Direction.EXO_EGO.value))
-        turn, within = divmod(views, self.SHOWINGS * self.TURN * self.PER_SCENE)
-        moment, scene = divmod(within % (self.TURN * self.PER_SCENE), self.TURN)
-        drawn = ((turn * self.processes + process) * self.TURN + scene, moment)
+        own, way = divmod(own, 2) if self.config.direction == "both" else (own, self.config.direction == "exo2ego")
+        time, exo = divmod(own, self.EXO_CAMERAS)
+        size = self.TURN * self.PER_SCENE
+        turn, within = divmod(time, self.showings * size)
+        number, scene = divmod(within % size, self.TURN)
+        drawn = ((turn * self.processes + process) * self.TURN + scene, number)
         if drawn not in self._drawn:
             self._drawn[drawn] = self._draw(*drawn)
-            if len(self._drawn) > 2 * self.TURN * self.PER_SCENE:
+            if len(self._drawn) > (size if self.showings > 1 else 1):
                 self._drawn.popitem(last=False)
-        return self._drawn[drawn][way]
+        return self._drawn[drawn][2 * exo + int(way)]
 
-    def _draw(self, scene_number: int, moment: int) -> tuple[Moment, Moment]:
-        rng = np.random.default_rng(world_seed("train", self.config.seed, scene_number, moment))
-        scene = make_scene(world_seed("train scene", self.config.seed, scene_number), exo_cameras=2)
-        pair = draw_pair(scene, float(rng.uniform(0, scene.duration)), int(rng.integers(2)), self.side)
-        views = [(pair.ego_image, pair.ego_instances), (pair.exo_image, pair.exo_instances)]
+    def _draw(self, scene_number: int, number: int) -> list[Moment]:
+        """Each exo camera's pair of views, in both directions."""
+        rng = np.random.default_rng(world_seed("train", self.config.seed, scene_number, number))
+        scene = make_scene(world_seed("train scene", self.config.seed, scene_number), exo_cameras=self.EXO_CAMERAS)
         moments = []
-        for (image, labels), (other, other_labels) in (views, views[::-1]):
-            seen = [int(label) for label in np.unique(labels) if label]
-            masks = [
-                np.stack([side == label for label in seen]) if seen else np.zeros((0, *side.shape), bool)
-                for side in (labels, other_labels)
-            ]
-            captions = tuple(pair.things[label - 1].caption for label in seen)
-            cameras = ("ego", "exo") if not moments else ("exo", "ego")
-            moments.append(Moment(f"drawn scene {scene_number}, {moment}", cameras, image, other, *masks, captions))
-        return moments[0], moments[1]
+        for exo, pair in enumerate(draw_pairs(scene, float(rng.uniform(0, scene.duration)), self.side)):
+            ego_view, exo_view = (pair.ego_image, pair.ego_instances), (pair.exo_image, pair.exo_instances)
+            for cameras, (image, labels), (other, other_labels) in (
+                (("ego", f"exo{exo}"), ego_view, exo_view),
+                ((f"exo{exo}", "ego"), exo_view, ego_view),
+            ):
+                seen = [int(label) for label in np.unique(labels) if label]
+                masks = [
+                    np.stack([side == label for label in seen]) if seen else np.zeros((0, *side.shape), bool)
+                    for side in (labels, other_labels)
+                ]
+                captions = tuple(pair.things[label - 1].caption for label in seen)
+                place = f"drawn scene {scene_number}, {number}"
+                moments.append(Moment(place, cameras, image, other, *masks, captions))
+        return moments
 
 
 Moments = PreparedMoments | DrawnMoments

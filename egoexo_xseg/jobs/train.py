@@ -28,7 +28,7 @@ from egoexo_xseg.jobs.train_log import HeldOut, Log
 from egoexo_xseg.jobs.train_state import Processes, resume, save, settle, unwrap
 from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint, new_checkpoint, read_shape
 from egoexo_xseg.model.hub import resolve_model
-from egoexo_xseg.model.inputs import Sample, collate
+from egoexo_xseg.model.inputs import Batch, Sample, collate
 from egoexo_xseg.model.objective import Objective, freeze
 from egoexo_xseg.model.segmenter import CrossViewSegmenter
 from egoexo_xseg.progress import detail, track
@@ -106,16 +106,16 @@ def _find_start(options: TrainOptions, processes: Processes) -> Path:
     return folder
 
 
-class Batches(Dataset[list[Sample]]):
+class Batches(Dataset[Batch | None]):
     """Batches by number; each is a function of the seed, the process and its number."""
 
     def __init__(self, moments: Moments, maker: SampleMaker, config: TrainConfig, processes: Processes) -> None:
         self.moments, self.maker, self.config, self.processes = moments, maker, config, processes
 
-    def __getitem__(self, number: int) -> list[Sample]:
+    def __getitem__(self, number: int) -> Batch | None:
         """Records of `batch_size` moments; what cannot be read is named and left out; an empty batch gets others."""
         rng = np.random.default_rng([self.config.seed, 2, self.processes.rank, number])
-        salt, samples = int(rng.integers(1 << 32)), []
+        salt, samples = int(rng.integers(1 << 32)), list[Sample]()
         for turn in range(100):
             first = (number + turn * 1_000_003) * self.config.batch_size
             for own in range(first, first + self.config.batch_size):
@@ -126,10 +126,10 @@ class Batches(Dataset[list[Sample]]):
                     continue
                 samples += filter(None, [self.maker.make(moment, rng, salt)])
             if samples:
-                break
-        return samples
+                return collate(samples)
+        return None
 
-    def read_ahead(self, numbers: range) -> Iterator[list[Sample]]:
+    def read_ahead(self, numbers: range) -> Iterator[Batch]:
         """In order; beside a GPU, processes of their own read and draw a few ahead of whoever takes them."""
         workers = 0 if self.processes.device.type == "cpu" else max(1, (os.cpu_count() or 1) // self.processes.count)
         loader = DataLoader(
@@ -137,23 +137,24 @@ class Batches(Dataset[list[Sample]]):
             batch_size=None,
             sampler=numbers,
             num_workers=workers,
-            collate_fn=_as_they_are,
+            collate_fn=_as_it_is,
             multiprocessing_context="spawn" if workers else None,
+            pin_memory=workers > 0 and torch.cuda.is_available(),
         )
-        for samples in loader:
-            if not samples:
+        for batch in loader:
+            if batch is None:
                 raise XsegError("no record can be read", remedy="xseg -v train names the reasons")
-            yield samples
+            yield batch
 
 
-def _as_they_are(samples: list[Sample]) -> list[Sample]:
-    return samples
+def _as_it_is(batch: Batch | None) -> Batch | None:
+    return batch
 
 
 def _step(
     learner: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batches: list[list[Sample]],
+    batches: list[Batch],
     progress: tuple[int, int],
     processes: Processes,
 ) -> dict[str, float]:
@@ -165,15 +166,15 @@ def _step(
         group["lr"] = config.learning_rate(step, steps)
     optimizer.zero_grad(set_to_none=True)
     total: dict[str, float] = {}
-    for number, samples in enumerate(batches):
+    for number, batch in enumerate(batches):
         last = number + 1 == len(batches)
         quiet = nullcontext() if last or not hasattr(learner, "no_sync") else learner.no_sync()
         mixed = torch.autocast("cuda", torch.bfloat16, enabled=processes.device.type == "cuda")
         with quiet, mixed:
-            parts = learner(collate(samples).to(processes.device))
+            parts = learner(batch.to(processes.device))
             if not torch.isfinite(parts["loss"]):
-                names = "; ".join(f"{sample.query.name} and {sample.target.name}" for sample in samples)
-                raise XsegError(f"the loss is not finite at step {step + 1}", where=names, remedy="Lower --lr")
+                where = "; ".join(batch.names)
+                raise XsegError(f"the loss is not finite at step {step + 1}", where=where, remedy="Lower --lr")
             (parts["loss"] / len(batches)).backward()
         for name, value in parts.items():
             total[name] = total.get(name, 0.0) + value.item() / len(batches)
@@ -228,7 +229,9 @@ def _make_optimizer(segmenter: CrossViewSegmenter, config: TrainConfig) -> torch
 
 def _open_moments(options: TrainOptions, segmenter: CrossViewSegmenter, processes: Processes) -> Moments:
     if options.data is None:
-        return DrawnMoments(options.config, segmenter.config.image_size, processes.count)
+        # Where one process does all, drawing costs as much as learning; beside a GPU, nobody keeps what is drawn.
+        showings = 2 if processes.device.type == "cpu" else 1
+        return DrawnMoments(options.config, segmenter.config.image_size, processes.count, showings)
     annotations = open_annotations(options.data, split=options.split)
     captions = Captions.read(options.captions) if options.captions else None
     index = options.out / f"records-{processes.rank}.jsonl"

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 
+@torch.autocast("cuda", enabled=False)  # bfloat16 would blur where a small object is
 def pool_regions(
     tokens: Float[Tensor, "B T D"], masks: Bool[Tensor, "B K H W"], grid: tuple[int, int]
 ) -> Float[Tensor, "B K D"]:

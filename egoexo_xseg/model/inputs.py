@@ -105,7 +105,16 @@ class Batch:
     prompts: tuple[Prompt, ...]
     fits: tuple[Fit, ...]
     """How each target image lies in its square."""
+    names: tuple[str, ...]
+    """Which views each record is of, for messages."""
     target_masks: Bool[Tensor, "B K S S"] | None = None
+
+    def pin_memory(self) -> Batch:
+        """The same where a GPU fetches it without waiting."""
+        masks = None if self.target_masks is None else self.target_masks.pin_memory()
+        return replace(
+            self, images=self.images.pin_memory(), query_masks=self.query_masks.pin_memory(), target_masks=masks
+        )
 
     def to(self, device: torch.device | str) -> Batch:
         masks = None if self.target_masks is None else self.target_masks.to(device, non_blocking=True)
@@ -136,6 +145,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         num_objects=tuple(len(sample.query_masks) for sample in samples),
         prompts=tuple(sample.prompt for sample in samples),
         fits=tuple(sample.target.fit for sample in samples),
+        names=tuple(f"{sample.query.name} and {sample.target.name}" for sample in samples),
         target_masks=_pad_masks(targets) if len(targets) == len(samples) else None,
     )
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
@@ -28,8 +29,9 @@ class Targets:
 
 
 class Matching(NamedTuple):
-    """Which proposal stands for which object, in ascending order of proposals."""
+    """Which proposal of which record stands for which object, record by record, in ascending order of proposals."""
 
+    records: Int64[Tensor, " M"]
     proposals: Int64[Tensor, " M"]
     objects: Int64[Tensor, " M"]
 
@@ -46,21 +48,27 @@ class LossConfig:
     importance: float = 0.75  # share of the points that are chosen by uncertainty
 
 
-def sample_points(maps: Float[Tensor, "M h w"], points: Float[Tensor, "M P 2"]) -> Float[Tensor, "M P"]:
+def sample_points(maps: Float[Tensor, "B C h w"], points: Float[Tensor, "B P 2"]) -> Float[Tensor, "B C P"]:
     """Bilinear values at points (x, y) in [0, 1], pixel centres at (i + 0.5) / size, zeros outside."""
-    grid = (2 * points - 1)[:, None]  # (M, 1, P, 2)
-    return F.grid_sample(maps[:, None], grid, align_corners=False)[:, 0, 0]  # (M, P)
+    grid = (2 * points - 1)[:, None]  # (B, 1, P, 2)
+    return F.grid_sample(maps, grid, align_corners=False)[:, :, 0]  # (B, C, P)
 
 
 @torch.no_grad()
-def match(logits: Float[Tensor, "N P"], labels: Float[Tensor, "K P"]) -> Matching:
-    """Hungarian matching of proposals to objects by 5 BCE + 5 dice at shared places (the reference's cost)."""
-    bce = (F.softplus(-logits) @ labels.T + F.softplus(logits) @ (1 - labels).T) / logits.shape[1]  # (N, K)
+@torch.autocast("cuda", enabled=False)
+def match(logits: Float[Tensor, "B N P"], labels: Float[Tensor, "B K P"], visible: Bool[Tensor, "B K"]) -> Matching:
+    """Hungarian matching of proposals to visible objects by 5 BCE + 5 dice at shared places (the reference's cost)."""
+    logits, labels = logits.float(), labels.mT.float()  # (B, N, P), (B, P, K)
+    bce = (F.softplus(-logits) @ labels + F.softplus(logits) @ (1 - labels)) / logits.shape[-1]  # (B, N, K)
     inside = logits.sigmoid()
-    dice = 1 - (2 * inside @ labels.T + 1) / (inside.sum(-1)[:, None] + labels.sum(-1)[None] + 1)  # (N, K)
-    cost = (5 * bce + 5 * dice).nan_to_num(nan=0.0, posinf=1.0)
-    proposals, objects = linear_sum_assignment(cost.cpu().numpy())
-    return Matching(torch.as_tensor(proposals), torch.as_tensor(objects))
+    dice = 1 - (2 * inside @ labels + 1) / (inside.sum(-1)[..., None] + labels.sum(-2)[:, None] + 1)  # (B, N, K)
+    costs = (5 * bce + 5 * dice).nan_to_num(nan=0.0, posinf=1.0).cpu().numpy()
+    rows = []
+    for record, (cost, seen) in enumerate(zip(costs, visible.cpu().numpy(), strict=True)):
+        objects = seen.nonzero()[0]
+        proposals, own = linear_sum_assignment(cost[:, objects])
+        rows.append(np.stack([np.full_like(own, record), proposals, objects[own]]))
+    return Matching(*torch.from_numpy(np.concatenate(rows, 1)).to(logits.device))
 
 
 @torch.no_grad()
@@ -69,7 +77,7 @@ def uncertain_points(logits: Float[Tensor, "M h w"], config: LossConfig, draw: D
     num_matched = len(logits)
     candidates = draw(num_matched, int(config.num_points * config.oversample), 2).to(logits)  # (M, 3P, 2)
     num_chosen = int(config.importance * config.num_points)
-    uncertainty = -sample_points(logits, candidates).abs()  # (M, 3P)
+    uncertainty = -sample_points(logits[:, None], candidates)[:, 0].abs()  # (M, 3P)
     chosen = uncertainty.topk(num_chosen, dim=1).indices[..., None].expand(-1, -1, 2)  # (M, .75P, 2)
     uniform = draw(num_matched, config.num_points - num_chosen, 2).to(logits)
     return torch.cat([candidates.gather(1, chosen), uniform], dim=1)  # (M, P, 2)
@@ -96,7 +104,7 @@ def dice_loss(logits: Float[Tensor, "M P"], labels: Float[Tensor, "M P"], num_ma
 def condition_loss(
     logits: Float[Tensor, "B K N"],
     present: Bool[Tensor, "B K"],
-    matchings: Sequence[Matching],
+    matching: Matching,
     num_masks: float,
     own_from: int | None = None,
 ) -> Float[Tensor, ""]:
@@ -106,8 +114,7 @@ def condition_loss(
     without a matched proposal, those of absent objects, have no positive.
     """
     targets = torch.zeros_like(logits)
-    for record, (proposals, objects) in enumerate(matchings):
-        targets[record, objects, proposals] = 1
+    targets[matching.records, matching.objects, matching.proposals] = 1
     columns = torch.ones_like(logits[:, :1], dtype=torch.bool)  # (B, 1, N)
     if own_from is not None:
         columns[:, 0, own_from:] = present
@@ -125,6 +132,7 @@ def alignment_loss(
     return (distance.sum(1) / visible.sum(1).clamp(min=1)).mean()
 
 
+@torch.autocast("cuda", enabled=False)
 def contrast_loss(
     query: Float[Tensor, "V D"], target: Float[Tensor, "V D"], others: Bool[Tensor, "V V"], temperature: float
 ) -> Float[Tensor, ""]:
@@ -142,7 +150,7 @@ class LevelLoss(NamedTuple):
     mask: Float[Tensor, ""]
     dice: Float[Tensor, ""]
     condition: Float[Tensor, ""]
-    matchings: list[Matching]
+    matching: Matching
 
 
 def level_loss(
@@ -161,32 +169,28 @@ def level_loss(
     the others are matched besides.
     """
     count = max(float(targets.visible.sum()) if num_masks is None else num_masks, 1.0)
-    on_cells, truths = config.num_points is None, targets.masks
+    mask_logits, masks = level.mask_logits.float(), targets.masks.float()  # (B, N, h, w), (B, K, H, W)
+    on_cells = config.num_points is None
     if on_cells:
-        truths = F.interpolate(truths.float(), level.mask_logits.shape[-2:], mode="area")  # (B, K, h, w)
-    matchings, logits, labels = [], [], []
-    for mask_logits, masks, visible in zip(level.mask_logits, truths, targets.visible, strict=True):
-        objects = visible.nonzero()[:, 0]
-        if on_cells:
-            found = match(mask_logits[:own_from].flatten(1).float(), masks[objects].flatten(1))
-        else:
-            points = draw(1, config.num_points, 2).to(mask_logits)
-            maps = mask_logits[:own_from].float(), masks[objects].float()
-            found = match(*(sample_points(each, points.expand(len(each), -1, -1)) for each in maps))
-        found = Matching(found.proposals.to(objects.device), objects[found.objects])
-        if own_from is not None:
-            found = Matching(torch.cat([found.proposals, own_from + objects]), torch.cat([found.objects, objects]))
-        matchings.append(found)
-        logits.append(mask_logits[found.proposals])
-        labels.append(masks[found.objects])
-    logits, labels = torch.cat(logits).float(), torch.cat(labels).float()  # (M, h, w), (M, H, W)
+        masks = F.interpolate(masks, mask_logits.shape[-2:], mode="area")  # (B, K, h, w)
+        compared = mask_logits.flatten(2), masks.flatten(2)  # (B, N, P), (B, K, P)
+    else:
+        points = torch.cat([draw(1, config.num_points, 2) for _ in masks]).to(mask_logits)  # (B, P, 2)
+        compared = sample_points(mask_logits, points), sample_points(masks, points)
+    matching = match(compared[0][:, :own_from], compared[1], targets.visible)
+    if own_from is not None:
+        records, objects = targets.visible.nonzero(as_tuple=True)
+        own = Matching(records, own_from + objects, objects)
+        matching = Matching(*(torch.cat(pair) for pair in zip(matching, own, strict=True)))
+    logits = mask_logits[matching.records, matching.proposals]  # (M, h, w)
+    labels = masks[matching.records, matching.objects]  # (M, H, W)
     if on_cells:
-        logits, labels = logits.flatten(1), labels.flatten(1)  # (M, h*w)
+        logits, labels = logits.flatten(1), labels.flatten(1)  # (M, P)
         undecided = uncertain_cells(logits)
         bce = bce_loss(logits.gather(1, undecided), labels.gather(1, undecided), count)
     else:
         points = uncertain_points(logits, config, draw)
-        logits, labels = sample_points(logits, points), sample_points(labels, points)  # (M, P)
+        logits, labels = (sample_points(each[:, None], points)[:, 0] for each in (logits, labels))  # (M, P)
         bce = bce_loss(logits, labels, count)
-    conditions = condition_loss(level.condition_logits, targets.present, matchings, count, own_from)
-    return LevelLoss(bce, dice_loss(logits, labels, count), conditions, matchings)
+    conditions = condition_loss(level.condition_logits.float(), targets.present, matching, count, own_from)
+    return LevelLoss(bce, dice_loss(logits, labels, count), conditions, matching)

@@ -48,14 +48,14 @@ def without_slivers(instances: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H
     return keep.astype(np.uint8)[instances]
 
 
-def draw_pair(scene: Scene, second: float | int, exo: int, long_side: int) -> ViewPair:
-    """What the ego camera and one exo camera of a scene see at one time."""
+def draw_pairs(scene: Scene, second: float | int, long_side: int) -> list[ViewPair]:
+    """What the ego camera of a scene sees at one time, beside each of its exo cameras in turn."""
     moment = scene.at(second)
     views = []
-    for camera in (scene.ego(second), scene.exo[exo]):
+    for camera in (scene.ego(second), *scene.exo):
         image, instances = render(moment, camera, view_hw(camera, long_side))
-        views += [image, without_slivers(instances)]
-    return ViewPair(*views, things=scene.things)
+        views.append((image, without_slivers(instances)))
+    return [ViewPair(*views[0], *exo, things=scene.things) for exo in views[1:]]
 
 
 def sample_pair(seed: int, long_side: int = 256) -> ViewPair:
@@ -65,4 +65,4 @@ def sample_pair(seed: int, long_side: int = 256) -> ViewPair:
     """
     rng = np.random.default_rng(world_seed("pair", seed))
     scene = make_scene(world_seed("pair scene", seed), exo_cameras=1)
-    return draw_pair(scene, float(rng.uniform(0, scene.duration)), 0, long_side)
+    return draw_pairs(scene, float(rng.uniform(0, scene.duration)), long_side)[0]
