@@ -19,7 +19,7 @@ from egoexo_xseg.jobs import analyze as job
 from egoexo_xseg.jobs.analyze import Study, estimate, intervals_note, mean
 from egoexo_xseg.jobs.analyze_text import _balanced_accuracy
 from egoexo_xseg.model.checkpoint import checkpoint_hash
-from egoexo_xseg.model.segmenter import CrossViewSegmenter
+from egoexo_xseg.model.segmenter import CrossViewModel
 from egoexo_xseg.records import Direction
 
 
@@ -92,8 +92,8 @@ def test_each_image_is_encoded_once_for_both_directions(options, monkeypatch):
         seen.append(images.clone())
         return original(self, images)
 
-    original = CrossViewSegmenter.encode
-    monkeypatch.setattr(CrossViewSegmenter, "encode", encode)
+    original = CrossViewModel.encode
+    monkeypatch.setattr(CrossViewModel, "encode", encode)
     Study(replace(options, takes=("take-a",), batch_size=1)).measure(look_only)
     assert len(seen) == len({image.numpy().tobytes() for image in seen}) == 4  # two cameras, two frames
 

@@ -20,7 +20,7 @@ from egoexo_xseg.errors import CheckpointError
 from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint, new_checkpoint, save_checkpoint
 from egoexo_xseg.model.configuration import CrossViewConfig
 from egoexo_xseg.model.released import to_released
-from egoexo_xseg.model.segmenter import CrossViewSegmenter
+from egoexo_xseg.model.segmenter import CrossViewModel
 
 CONFIG = CrossViewConfig.tiny()
 HEADS = CONFIG.language.num_attention_heads
@@ -57,14 +57,14 @@ def test_load_gives_back_what_was_saved(saved, tmp_path):
     assert again.config.to_dict() == segmenter.config.to_dict()
 
 
-def same_weights(one: CrossViewSegmenter, other: CrossViewSegmenter) -> bool:
+def same_weights(one: CrossViewModel, other: CrossViewModel) -> bool:
     ours, theirs = one.state_dict(), other.state_dict()
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_transformers_reads_our_folders(saved):
     ours, _ = load_checkpoint(saved)
-    theirs = CrossViewSegmenter.from_pretrained(saved)
+    theirs = CrossViewModel.from_pretrained(saved)
     assert same_weights(ours, theirs)
     images = torch.randint(0, 256, (1, 3, CONFIG.image_size, CONFIG.image_size), dtype=torch.uint8)
     assert torch.equal(ours.encode(images).tokens, theirs.encode(images).tokens)

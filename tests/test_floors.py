@@ -42,6 +42,8 @@ jobs.charts
 jobs.reliability
 jobs.sample jobs.prepare jobs.predict jobs.calibrate jobs.pack jobs.validate jobs.evaluate jobs.show
 jobs.caption jobs.train_log
+api
+jobs.attempt
 jobs.train jobs.demo jobs.analyze
 jobs.embeddings
 jobs.analyze_text jobs.analyze_alignment jobs.analyze_fusion

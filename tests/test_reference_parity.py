@@ -26,18 +26,18 @@ from egoexo_xseg.model.losses import LossConfig, Targets, alignment_loss, level_
 from egoexo_xseg.model.pixel_decoder import DeformableAttention
 from egoexo_xseg.model.prompts import PromptBuilder, byte_tokenizer, lay_out
 from egoexo_xseg.model.released import from_released, is_dead, to_released
-from egoexo_xseg.model.segmenter import CrossViewSegmenter
+from egoexo_xseg.model.segmenter import CrossViewModel
 
 
 @pytest.fixture(scope="module")
-def segmenter() -> CrossViewSegmenter:
+def segmenter() -> CrossViewModel:
     path = TINY / "weights.safetensors"
     if not path.is_file():
         pytest.skip("no weights in this folder")
     config = read_config(TINY)
     weights = from_released(load_file(path), config.language.num_attention_heads)
     check_weights(config, weights, where=path)
-    model = CrossViewSegmenter(config)
+    model = CrossViewModel(config)
     model.load_state_dict(weights)
     return model.eval()
 

@@ -11,16 +11,16 @@ import torch
 from egoexo_xseg.model.configuration import CrossViewConfig
 from egoexo_xseg.model.inputs import Sample, View, collate
 from egoexo_xseg.model.prompts import PromptBuilder, byte_tokenizer
-from egoexo_xseg.model.segmenter import CrossViewSegmenter, Reading
+from egoexo_xseg.model.segmenter import CrossViewModel, Reading
 
 CONFIG = CrossViewConfig.tiny()
 SIDE = CONFIG.image_size
 
 
 @pytest.fixture(scope="module")
-def segmenter() -> CrossViewSegmenter:
+def segmenter() -> CrossViewModel:
     torch.manual_seed(0)
-    return CrossViewSegmenter(CONFIG).eval()
+    return CrossViewModel(CONFIG).eval()
 
 
 def make_view(name: str) -> View:
@@ -90,7 +90,7 @@ def test_each_distinct_image_is_seen_once(segmenter):
 def test_any_image_size_fits_its_grid(side):
     config = CrossViewConfig.tiny()
     config.image_size = side
-    model = CrossViewSegmenter(config).eval()
+    model = CrossViewModel(config).eval()
     encoding = model.encode(torch.zeros(1, 3, side, side, dtype=torch.uint8))
     assert encoding.tokens.shape[1] == config.grid[0] * config.grid[1]
 
@@ -126,7 +126,7 @@ def test_captions_matter(segmenter):
 
 
 def test_gradient_reaches_every_weight(segmenter):
-    model = CrossViewSegmenter(CONFIG)
+    model = CrossViewModel(CONFIG)
     model.load_state_dict(segmenter.state_dict())
     torch.manual_seed(2)
     with torch.no_grad():
@@ -141,7 +141,7 @@ def test_gradient_reaches_every_weight(segmenter):
 
 @torch.no_grad()
 def test_half_precision_stays_finite(segmenter):
-    model = CrossViewSegmenter(CONFIG)
+    model = CrossViewModel(CONFIG)
     model.load_state_dict(segmenter.state_dict())
     output = model.eval().to(torch.bfloat16)(collate(SAMPLES))
     assert output.mask_logits.dtype == torch.bfloat16

@@ -1,4 +1,4 @@
-"""The command for newcomers: demo."""
+"""Commands for a first look: try, demo."""
 
 from __future__ import annotations
 
@@ -6,8 +6,44 @@ from pathlib import Path
 
 import click
 
-from egoexo_xseg.cli.app import FOLDER, cli, example, table
+from egoexo_xseg.cli.app import DIRECTIONS, EXISTING_FILE, FILE, FOLDER, cli, example, table
 from egoexo_xseg.cli.scores import print_scores
+
+
+@cli.command("try")
+@click.argument("query", metavar="QUERY.jpg", type=EXISTING_FILE)
+@click.argument("mask", metavar="MASK.png", type=EXISTING_FILE)
+@click.argument("target", metavar="TARGET.jpg", type=EXISTING_FILE)
+@click.option("--model", metavar="PATH|HUB_ID", help="A checkpoint (default: the released one of the direction).")
+@click.option(
+    "--direction", type=DIRECTIONS, default="ego2exo", show_default=True, help="From the query's view to the target's."
+)
+@click.option("--caption", "captions", multiple=True, metavar="NUMBER=WORDS", help="What an object is, in a few words.")
+@click.option("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")
+@click.option("--out", type=FILE, default="answer.png", show_default=True, help="Receives the picture of the answer.")
+@example(
+    "xseg try query.jpg mask.png target.jpg --model weights/xseg-tiny",
+    'xseg try query.jpg mask.png target.jpg --caption "1=red cup" --caption "2=striped bowl"',
+)
+def try_(
+    query: Path, mask: Path, target: Path, model: str | None, direction: str, captions: tuple[str, ...],
+    device: str | None, out: Path,
+) -> None:  # fmt: skip
+    """Find the objects of one picture in another.
+
+    In MASK.png, of QUERY's size, every value but 0 is an object: 255 for the only one, or 1, 2, 3, ... Draws the
+    answer and says for each object how likely it is visible in TARGET.
+    """
+    from egoexo_xseg.api import CrossViewSegmenter
+    from egoexo_xseg.jobs.attempt import attempt
+    from egoexo_xseg.jobs.predict import check_device
+
+    check_device(device)
+    segmenter = CrossViewSegmenter.from_pretrained(model, direction=direction, device=device)
+    found = attempt(segmenter, (query, mask, target), captions, out)
+    rows = [(each.number, each.caption or "-", f"{each.visibility:.0%}", f"{each.share:.2%}") for each in found]
+    table("Objects", ("value", "caption", "visible", "share of the target"), rows)
+    click.echo(f"{out}: drawn")
 
 
 @cli.command()

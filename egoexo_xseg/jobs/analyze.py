@@ -28,7 +28,7 @@ from egoexo_xseg.masks import scored_hw
 from egoexo_xseg.model.checkpoint import checkpoint_hash
 from egoexo_xseg.model.hub import resolve_model
 from egoexo_xseg.model.inputs import Batch, Sample, collate, distinct_views
-from egoexo_xseg.model.segmenter import Canvas, CrossViewSegmenter, Encoding, Reading
+from egoexo_xseg.model.segmenter import Canvas, CrossViewModel, Encoding, Reading
 from egoexo_xseg.progress import track
 from egoexo_xseg.records import Direction, Pair, Prediction
 
@@ -86,7 +86,7 @@ class Analyst:
         self._encodings: OrderedDict[str, Encoding] = OrderedDict()
 
     @property
-    def segmenter(self) -> CrossViewSegmenter:
+    def segmenter(self) -> CrossViewModel:
         return self.predictor.segmenter
 
     def iter_looks(self, take: Take, direction: Direction, faults: list[str]) -> Iterator[Look]:

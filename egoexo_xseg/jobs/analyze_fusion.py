@@ -26,7 +26,7 @@ from egoexo_xseg.jobs.analyze import (
 )
 from egoexo_xseg.jobs.charts import BLUE, ORANGE, RULE, new_figure, plain
 from egoexo_xseg.jobs.pictures import FAINT
-from egoexo_xseg.model.segmenter import CrossViewSegmenter
+from egoexo_xseg.model.segmenter import CrossViewModel
 from egoexo_xseg.records import Direction, Prediction
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def analyze_fusion(options: AnalyzeOptions, values: int = 11) -> tuple[str, list
     return text, study.faults
 
 
-def _weights(segmenter: CrossViewSegmenter, values: int) -> list[float]:
+def _weights(segmenter: CrossViewModel, values: int) -> list[float]:
     """Even steps from 0 to 1, and the learnt value in its place."""
     return sorted({*np.linspace(0, 1, values).tolist(), segmenter.fusion.k.item()})
 
@@ -104,7 +104,7 @@ def _measure(
 
 
 @contextmanager
-def fusion_weight(segmenter: CrossViewSegmenter, weight: float) -> Iterator[None]:
+def fusion_weight(segmenter: CrossViewModel, weight: float) -> Iterator[None]:
     """Answer as if `weight` had been learnt."""
     learnt = segmenter.fusion.k.item()
     segmenter.fusion.k.fill_(weight)

@@ -98,6 +98,39 @@ def draw_record(record: Shown, width: int | None = None, scale: float = 1.0) -> 
     return _compose(title, panels, legend, width, scale)
 
 
+@dataclass(frozen=True, slots=True)
+class Sketch:
+    """An object of two plain images: what to call it, its mask in each, and how likely the second one is visible."""
+
+    name: str
+    caption: str | None
+    query_mask: Rle
+    mask: Rle
+    visibility: float
+
+
+def draw_sketches(
+    title: str,
+    query: UInt8[np.ndarray, "H W 3"],
+    target: UInt8[np.ndarray, "h w 3"],
+    objects: Sequence[Sketch],
+) -> Image.Image:
+    """Two images side by side, the objects' masks on both."""
+    colours = {str(index): COLOURS[index % len(COLOURS)] for index in range(len(objects))}
+    queries, found, hidden = {}, {}, {}
+    legend = []
+    for (key, colour), item in zip(colours.items(), objects, strict=True):
+        queries[key] = item.query_mask
+        (found if item.visibility > CONFIDENCE_THRESHOLD else hidden)[key] = item.mask
+        words = [item.name, *([f"“{item.caption}”"] if item.caption else []), f"visible {item.visibility:.0%}"]
+        legend.append((colour, "   ".join(map(_printable, words))))
+    panels = [
+        _overlay_panel("query", query, queries, colours),
+        _overlay_panel("answer (thin line: not visible)", target, found, colours, hidden),
+    ]
+    return _compose(_printable(title), panels, legend, None, 1.0)
+
+
 def _overlay_panel(
     name: str,
     image: UInt8[np.ndarray, "H W 3"],

@@ -22,7 +22,7 @@ from egoexo_xseg.masks import mask_to_rle, scored_hw
 from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint
 from egoexo_xseg.model.hub import default_model, resolve_model
 from egoexo_xseg.model.inputs import Sample, collate
-from egoexo_xseg.model.segmenter import CrossViewSegmenter, Segmentation
+from egoexo_xseg.model.segmenter import CrossViewModel, Segmentation
 from egoexo_xseg.progress import detail, track
 from egoexo_xseg.records import Direction, Pair, Prediction
 
@@ -184,7 +184,7 @@ def is_out_of_memory(fault: Exception) -> bool:
 
 
 def answer_pairs(
-    segmenter: CrossViewSegmenter, batch: Sequence[tuple[Pair, Sample]], calibration: VisibilityMap | None = None
+    segmenter: CrossViewModel, batch: Sequence[tuple[Pair, Sample]], calibration: VisibilityMap | None = None
 ) -> Iterator[Prediction]:
     """Masks at the size that the scorer demands."""
     pairs = [pair for pair, _ in batch]

@@ -30,7 +30,7 @@ from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint, new_c
 from egoexo_xseg.model.hub import resolve_model
 from egoexo_xseg.model.inputs import Batch, Sample, collate
 from egoexo_xseg.model.objective import Objective, freeze
-from egoexo_xseg.model.segmenter import CrossViewSegmenter
+from egoexo_xseg.model.segmenter import CrossViewModel
 from egoexo_xseg.progress import detail, track
 from egoexo_xseg.world.paint import COLOURS, PATTERNS
 from egoexo_xseg.world.things import SHAPES
@@ -217,7 +217,7 @@ def _distribute(objective: Objective, fsdp: bool, processes: Processes) -> nn.Mo
     return objective
 
 
-def _make_optimizer(segmenter: CrossViewSegmenter, config: TrainConfig) -> torch.optim.Optimizer:
+def _make_optimizer(segmenter: CrossViewModel, config: TrainConfig) -> torch.optim.Optimizer:
     """AdamW over what trains; weight decay for matrices only."""
     trained = [parameter for parameter in segmenter.parameters() if parameter.requires_grad]
     groups = [
@@ -227,7 +227,7 @@ def _make_optimizer(segmenter: CrossViewSegmenter, config: TrainConfig) -> torch
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, betas=config.betas)
 
 
-def _open_moments(options: TrainOptions, segmenter: CrossViewSegmenter, processes: Processes) -> Moments:
+def _open_moments(options: TrainOptions, segmenter: CrossViewModel, processes: Processes) -> Moments:
     if options.data is None:
         # Where one process does all, drawing costs as much as learning; beside a GPU, nobody keeps what is drawn.
         showings = 2 if processes.device.type == "cpu" else 1

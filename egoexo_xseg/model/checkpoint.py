@@ -23,7 +23,7 @@ from egoexo_xseg.errors import CheckpointError, XsegError
 from egoexo_xseg.model.configuration import CrossViewConfig
 from egoexo_xseg.model.prompts import PromptBuilder, byte_tokenizer, word_tokenizer
 from egoexo_xseg.model.released import from_released, is_dead
-from egoexo_xseg.model.segmenter import CrossViewSegmenter
+from egoexo_xseg.model.segmenter import CrossViewModel
 from egoexo_xseg.progress import detail
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
@@ -49,7 +49,7 @@ def load_checkpoint(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     changes: Mapping[str, object] | None = None,
-) -> tuple[CrossViewSegmenter, PromptBuilder]:
+) -> tuple[CrossViewModel, PromptBuilder]:
     """The model of a folder, ready to predict, and the writer of its prompts.
 
     Everything is checked by the files' headers before the model is allocated, then read shard by shard: the peak is
@@ -75,7 +75,7 @@ def load_checkpoint(
         fresh = [part for part in FRESH if not any(name.startswith(f"{part}.") for name in found)]
     check_weights(config, found, where=folder, fresh=fresh)
     with torch.device(device), _default_dtype(dtype), no_init_weights():
-        segmenter = CrossViewSegmenter(config)
+        segmenter = CrossViewModel(config)
     own = segmenter.state_dict()
     with torch.no_grad():
         for path in files:
@@ -119,13 +119,13 @@ def _expected_shapes(config: CrossViewConfig) -> dict[str, torch.Size]:
     """Names and shapes of all weights, without allocating any."""
     try:
         with torch.device("meta"):
-            return {name: tensor.shape for name, tensor in CrossViewSegmenter(config).state_dict().items()}
+            return {name: tensor.shape for name, tensor in CrossViewModel(config).state_dict().items()}
     except Exception as fault:  # values that are possible one by one but not together
         raise CheckpointError(f"no model can be built ({str(fault)[:200]})", where="config.json") from None
 
 
 def save_checkpoint(
-    segmenter: CrossViewSegmenter,
+    segmenter: CrossViewModel,
     prompts: PromptBuilder,
     folder: Path,
     weights: Mapping[str, Tensor] | None = None,
@@ -155,7 +155,7 @@ def new_checkpoint(folder: Path, config: CrossViewConfig, seed: int, words: Sequ
     """Write an untrained model, the same for the same seed; it reads bytes, or whole `words` where some are given."""
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(seed)
-        segmenter = CrossViewSegmenter(config)
+        segmenter = CrossViewModel(config)
     config.untrained = True
     tokenizer = word_tokenizer(words) if words else byte_tokenizer()
     save_checkpoint(segmenter, PromptBuilder(tokenizer), folder)

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from egoexo_xseg.config import TrainConfig
 from egoexo_xseg.model.inputs import Batch
 from egoexo_xseg.model.losses import LossConfig, Targets, alignment_loss, contrast_loss, level_loss
-from egoexo_xseg.model.segmenter import CrossViewSegmenter, Encoding
+from egoexo_xseg.model.segmenter import CrossViewModel, Encoding
 
 
 class Objective(nn.Module):
     """A model with its losses, as one module: what data parallelism wraps."""
 
-    def __init__(self, segmenter: CrossViewSegmenter, config: TrainConfig) -> None:
+    def __init__(self, segmenter: CrossViewModel, config: TrainConfig) -> None:
         super().__init__()
         self.segmenter, self.config = segmenter, config
         self.losses = LossConfig(num_points=config.num_points)
@@ -91,7 +91,7 @@ def strangers(query: Sequence[int], target: Sequence[int]) -> Bool[Tensor, "B B"
     return torch.tensor([[a is b or not a & b for b in images] for a in images])
 
 
-def freeze(segmenter: CrossViewSegmenter, config: TrainConfig) -> None:
+def freeze(segmenter: CrossViewModel, config: TrainConfig) -> None:
     """Leave gradients to what the stage trains; frozen parts answer as they will in use, unless as released."""
     parts = {"1": [segmenter.fusion], "2": [segmenter], "all": [segmenter]}[config.stage]
     segmenter.requires_grad_(False)

@@ -75,7 +75,7 @@ class Segmentation:
     margins: Float[Tensor, " K"]
 
 
-class CrossViewSegmenter(PreTrainedModel):
+class CrossViewModel(PreTrainedModel):
     """Finds, in a target view, the objects that masks (and captions) point out in a query view."""
 
     config_class = CrossViewConfig

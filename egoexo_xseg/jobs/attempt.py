@@ -1,0 +1,97 @@
+"""One pair of pictures from the shell: read, ask, draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Int64
+from PIL import Image
+
+from egoexo_xseg.api import CrossViewSegmenter
+from egoexo_xseg.data.images import MAX_PIXELS, read_image
+from egoexo_xseg.data.submission import written_whole
+from egoexo_xseg.errors import MaskError, XsegError
+from egoexo_xseg.jobs.pictures import Sketch, draw_sketches
+from egoexo_xseg.masks import mask_to_rle
+
+MOST_OBJECTS = 100
+"""More values than that are no objects, but the soft edges of a drawing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One object's answer; `number` is its value in the mask's picture, `share` what its mask covers of the target."""
+
+    number: int
+    caption: str | None
+    visibility: float
+    share: float
+
+
+def attempt(
+    segmenter: CrossViewSegmenter, pictures: tuple[Path, Path, Path], captions: Sequence[str], out: Path
+) -> list[Found]:
+    """Find the objects of a query picture, its mask's picture, in a target picture; draws the answer into `out`.
+
+    `captions` are written NUMBER=WORDS. Raises MediaError, MaskError or XsegError for what cannot be used.
+    """
+    query, target = read_image(pictures[0]), read_image(pictures[2])
+    numbers, masks = read_objects(pictures[1], query.shape[:2])
+    words = _read_captions(captions, numbers, pictures[1])
+    answer = segmenter.segment(query, masks, target, [words.get(number) for number in numbers])
+    found = [
+        Found(number, words.get(number), sure, float(mask.mean()))
+        for number, mask, sure in zip(numbers, answer.masks, answer.visibility.tolist(), strict=True)
+    ]
+    sketches = [
+        Sketch(f"object {each.number}", each.caption, mask_to_rle(own), mask_to_rle(mask), each.visibility)
+        for each, own, mask in zip(found, masks, answer.masks, strict=True)
+    ]
+    picture = draw_sketches(f"{pictures[0].name} to {pictures[2].name}", query, target, sketches)
+    with written_whole(out, "wb") as file:
+        picture.save(file, "png")
+    return found
+
+
+def read_objects(path: Path, hw: tuple[int, int]) -> tuple[list[int], Bool[np.ndarray, "K H W"]]:
+    """The values in a picture of masks, ascending, and where each is; 0, or black, belongs to no object."""
+    labels = _read_labels(path)
+    if labels.shape != tuple(hw):
+        found = f"{labels.shape[0]}x{labels.shape[1]} pixels, the query image has {hw[0]}x{hw[1]}"
+        raise MaskError(found, where=path, remedy="Both must have the same size")
+    numbers = [int(value) for value in np.unique(labels) if value]
+    if not numbers:
+        raise MaskError("no object: all pixels are 0", where=path)
+    if len(numbers) > MOST_OBJECTS:
+        problem = f"{len(numbers)} different values: every object's pixels must have one value of their own"
+        raise MaskError(f"{problem}, without soft edges", where=path)
+    return numbers, np.stack([labels == number for number in numbers])
+
+
+def _read_labels(path: Path) -> Int64[np.ndarray, "H W"]:
+    """Numbers as they are; of a picture in colours, each colour as 0xRRGGBB."""
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise MaskError(f"{image.height}x{image.width} pixels are too many", where=path)
+            numbered = image.mode in ("1", "L", "P", "I", "I;16")
+            pixels = np.asarray(image if numbered else image.convert("RGB")).astype(np.int64)
+    except MaskError:
+        raise
+    except Exception:  # Pillow passes on whatever its parsers meet
+        raise MaskError("not readable as a PNG picture", where=path) from None
+    return pixels if numbered else pixels @ np.array([1 << 16, 1 << 8, 1])
+
+
+def _read_captions(captions: Sequence[str], numbers: Sequence[int], path: Path) -> dict[int, str]:
+    words = {}
+    for given in captions:
+        number, _, text = given.partition("=")
+        if not number.isdecimal() or int(number) not in numbers or not text.strip():
+            known = ", ".join(map(str, numbers))
+            raise XsegError(f"{given!r} is not NUMBER=WORDS of an object", remedy=f"{path} holds {known}")
+        words[int(number)] = text.strip()
+    return words
