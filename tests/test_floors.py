@@ -44,7 +44,8 @@ jobs.sample jobs.prepare jobs.predict jobs.calibrate jobs.pack jobs.validate job
 jobs.caption jobs.train_log
 api
 jobs.attempt
-jobs.train jobs.demo jobs.analyze
+jobs.published
+jobs.train jobs.demo jobs.analyze jobs.report
 jobs.embeddings
 jobs.analyze_text jobs.analyze_alignment jobs.analyze_fusion
 cli.app

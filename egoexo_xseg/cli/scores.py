@@ -1,4 +1,4 @@
-"""Commands about answers: pack, validate, evaluate, show."""
+"""Commands about answers: pack, validate, evaluate, show, report."""
 
 from __future__ import annotations
 
@@ -199,3 +199,24 @@ def show(
     known = Captions.read(captions) if captions else None
     for path in run(load_shown(places, answers, annotations, known), out):
         click.echo(path)
+
+
+@cli.command()
+@click.argument("source", metavar="PREDICTIONS|SUBMISSION", type=EXISTING_PATH)
+@annotations_option
+@split_option
+@workers_option
+@click.option("--out", type=FOLDER, default="report", show_default=True, help="Receives index.html.")
+@example("xseg report PRED --annotations DATA --split val --out report")
+def report(source: Path, annotations: Path, split: str | None, workers: int | None, out: Path) -> None:
+    """Make a page of scores, pictures and takes to look at.
+
+    One HTML file that opens from disk: scores with intervals, where they come from, how far confidences can be trusted,
+    galleries, objects over time, and every take frame by frame. Prepared takes as --annotations give it pictures.
+    """
+    from egoexo_xseg.data.annotations import open_annotations
+    from egoexo_xseg.jobs.report import report as run
+
+    truth = open_annotations(annotations, split=split)
+    click.echo(f"{run(source, truth, out, workers)}: open it in a browser")
+    report_faults(truth.faults, "masks of the annotations were skipped")

@@ -98,6 +98,24 @@ def draw_record(record: Shown, width: int | None = None, scale: float = 1.0) -> 
     return _compose(title, panels, legend, width, scale)
 
 
+def draw_film(records: Sequence[Shown], object_id: str, side: int = 200) -> Image.Image:
+    """One object in consecutive target frames, closely: the prediction in its colour, the truth as a white line."""
+    colour, panels = COLOURS[list(records[0].take.masks).index(object_id) % len(COLOURS)], []
+    for record in records:
+        folder, pair = record.take.folder, record.pair
+        if folder is None:
+            raise XsegError("annotations without frames cannot be drawn", remedy="Give prepared takes: --data DATA")
+        truth = next(item.target_mask for item in pair.objects if item.object_id == object_id)
+        mask, confidence = record.answers[object_id]
+        answer = (mask, None) if confidence > CONFIDENCE_THRESHOLD else (None, mask)
+        image = read_image(frame_path(folder, pair.target_camera, pair.frame))
+        name = f"{pair.frame}   IoU {record.ious[object_id]:.2f}"
+        panels.append((name, 1.0, partial(_closer, image, truth, answer, colour)))
+    width = 2 * MARGIN + len(panels) * side + (len(panels) - 1) * GAP
+    name = records[0].take.take_name or records[0].pair.take_uid
+    return _compose(_printable(name), panels, [(colour, _printable(object_id.strip()))], width, 1.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Sketch:
     """An object of two plain images: what to call it, its mask in each, and how likely the second one is visible."""

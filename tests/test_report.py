@@ -1,0 +1,147 @@
+"""The page: its figures have known answers, names cannot break out of it, and a browser shows it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from conftest import write_take
+from PIL import Image
+from test_cli import run
+
+from egoexo_xseg.data.annotations import open_annotations
+from egoexo_xseg.jobs.evaluate import ScoredSample, summarise
+from egoexo_xseg.jobs.predict import PredictOptions, predict
+from egoexo_xseg.jobs.report import choose_galleries, reliability, report, score_intervals, script_json
+from egoexo_xseg.records import Direction
+
+
+def sample(take: int, frame: int, iou: float | None, confidence: float, object_id: str = "cup") -> ScoredSample:
+    seen = iou is not None
+    return ScoredSample(
+        "ego2exo", f"take-{take}", object_id, "aria01", "cam01", frame, seen, confidence, iou,
+        0.1 if seen else None, 0.5 if seen else None, True if seen else None, 0.01 if seen else None,
+    )  # fmt: skip
+
+
+SAMPLES = [
+    sample(take, frame, None if frame % 5 == 4 else (take + frame) % 10 / 10, (3 * take + 7 * frame) % 20 / 20 + 0.025)
+    for take in range(6)
+    for frame in range(10)
+]
+
+
+def test_scores_are_the_official_ones_and_lie_within_their_intervals():
+    official, found = summarise(SAMPLES), score_intervals(SAMPLES)
+    for name, row in found.items():
+        assert row[0] == pytest.approx(getattr(official, name))
+        assert row[1] - 1e-12 <= row[0] <= row[2] + 1e-12
+    assert found["iou"][2] > found["iou"][1]
+
+
+def test_a_score_without_a_meaning_is_left_out():
+    found = score_intervals([sample(0, 0, 0.5, 0.9), sample(1, 0, 0.7, 0.9)])
+    assert found["visibility_balanced_accuracy"] is None and found["iou"][0] == pytest.approx(0.6)
+
+
+def test_reliability_counts_each_answer_once():
+    rows = reliability(
+        [sample(0, 0, 0.5, 0.91), sample(0, 1, None, 0.97), sample(0, 2, 0.1, 1.0), sample(0, 3, None, 0.02)]
+    )
+    assert rows == [(1, pytest.approx(0.02), 0.0), (3, pytest.approx(0.96), pytest.approx(2 / 3))]
+
+
+def test_galleries_hold_what_their_names_say():
+    best, median, worst, wrong = choose_galleries(Direction.EGO_EXO, SAMPLES)
+    assert [place.iou for place in best.places] == sorted((place.iou for place in best.places), reverse=True)
+    assert best.places[0].iou == 0.9 and worst.places[0].iou == 0.0
+    assert 0.3 < np.mean([place.iou for place in median.places]) < 0.6
+    for gallery in (best, median, worst, wrong):
+        uids = [place.take_uid for place in gallery.places]
+        assert len(uids) == 6 and max(map(uids.count, uids)) <= 2
+    by_place = {(s.take_uid, s.frame): s for s in SAMPLES}
+    for place in wrong.places:
+        own = by_place[place.take_uid, place.frame]
+        assert own.confidence > 0.5 and (own.iou is None or own.iou < 0.1)
+
+
+def test_names_cannot_leave_the_script():
+    hostile = "</script><script>alert(1)</script><!-- & \u2028 \ud800"
+    text = script_json({"name": hostile})
+    assert "<" not in text and "&" not in text and text.isascii()
+    assert json.loads(text)["name"] == hostile
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """A prepared take and one whose names are hostile."""
+    folder = tmp_path_factory.mktemp("report") / "data"
+    for seed, uid in enumerate(("take-a", "take-b")):
+        write_take(folder / uid, np.random.default_rng(seed))
+    path = folder / "take-a" / "annotation.json"
+    annotation = json.loads(path.read_text())
+    annotation["take_name"] = "</script><b>take"
+    for part in ("masks", "annotated_frames"):
+        annotation[part]["<img src=x onerror=alert(1)>"] = annotation[part].pop("red cup _0")
+    path.write_text(json.dumps(annotation))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predicted(data, tiny_model):
+    for direction in Direction:
+        predict(PredictOptions(data, data.parent / "pred", direction, str(tiny_model), device="cpu"))
+    return data.parent / "pred"
+
+
+def embedded(page: str) -> dict:
+    return json.loads(page.split('type="application/json">')[1].split("</script>")[0])
+
+
+def test_the_page_holds_everything_it_shows(predicted, data, tmp_path):
+    result = run("report", predicted, "--annotations", data, "--out", tmp_path / "report")
+    assert result.exit_code == 0, result.output
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "http://" not in page.replace("http://www.w3.org/2000/svg", "") and "https://" not in page
+    assert "<b>take" not in page and "<img src=x" not in page
+    values = embedded(page)
+    assert [d["name"] for d in values["directions"]] == ["ego2exo", "exo2ego"]
+    for direction in values["directions"]:
+        records = direction["records"]
+        assert len(records["iou"]) == direction["samples"] == sum(direction["confusion"])
+        assert sum(iou >= 0 for iou in records["iou"]) == direction["visible"]
+    assert values["takes"][0] == ["</script><b>take", "Tea"] and values["comparable"] is False
+    pictures = [picture for gallery in values["galleries"] for picture in gallery["pictures"]]
+    assert pictures and all(each["picture"].startswith("data:image/jpeg;base64,") for each in pictures)
+    assert len(values["films"]) >= 2
+
+
+def test_annotations_without_frames_give_a_page_without_pictures(predicted, data, tmp_path):
+    submission, truth = tmp_path / "submission.json", tmp_path / "truth.json"
+    assert run("pack", submission, "--predictions", predicted, "--data", data).exit_code == 0
+    takes = {path.parent.name: json.loads(path.read_text()) for path in data.glob("*/annotation.json")}
+    truth.write_text(json.dumps({"version": "1", "challenge": "c", "annotations": takes}))
+    page = report(submission, open_annotations(truth), tmp_path / "report").read_text()
+    values = embedded(page)
+    assert values["galleries"] == values["films"] == [] and len(values["directions"]) == 2
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_browser_shows_it(predicted, data, tmp_path, theme):
+    page = report(predicted, open_annotations(data), tmp_path / "report")
+    page.write_text(page.read_text().replace('<html lang="en">', f'<html lang="en" data-theme="{theme}">'))
+    picture = tmp_path / "page.png"
+    subprocess.run(
+        ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
+         f"--user-data-dir={tmp_path / 'browser'}", "--virtual-time-budget=4000", "--window-size=1280,2000",
+         f"--screenshot={picture}", page.as_uri()],
+        check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    with Image.open(picture) as image:
+        pixels = np.asarray(image.convert("L"))
+    assert (pixels.mean() < 90) == (theme == "dark")
+    assert pixels[:900].std() > 10  # scores, not an empty page
