@@ -41,7 +41,7 @@ jobs.train_state jobs.visibility_fit jobs.manifest jobs.pictures
 jobs.charts
 jobs.reliability
 jobs.sample jobs.prepare jobs.predict jobs.calibrate jobs.pack jobs.validate jobs.evaluate jobs.show
-jobs.caption jobs.train_log
+jobs.caption jobs.train_log jobs.weights
 api
 jobs.attempt
 jobs.published
@@ -49,7 +49,7 @@ jobs.train jobs.demo jobs.analyze jobs.report
 jobs.embeddings
 jobs.analyze_text jobs.analyze_alignment jobs.analyze_fusion
 cli.app
-cli.data cli.model cli.scores cli.analysis
+cli.data cli.model cli.scores cli.analysis cli.weights
 cli.tour
 cli
 __main__

@@ -6,4 +6,5 @@ from egoexo_xseg.cli import data as data
 from egoexo_xseg.cli import model as model
 from egoexo_xseg.cli import scores as scores
 from egoexo_xseg.cli import analysis as analysis
+from egoexo_xseg.cli import weights as weights
 from egoexo_xseg.cli import tour as tour

@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -31,6 +32,9 @@ SINGLES = ("model.safetensors", "pytorch_model.bin")
 WORDS = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json")
 RELEASED_TYPE = "llava_phi"
 VOCABULARY = "model.embed_tokens.weight"
+
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
+"""By safetensors' names."""
 
 FRESH = ("fusion", "region_heads")
 """Parts that a training may start without."""
@@ -56,18 +60,15 @@ def load_checkpoint(
     the weights plus one shard. With `changes` to the configuration, the start of a training, the parts of `FRESH` may
     be missing and are made anew (PSALM has no fusion; finer region features are an addition).
     """
-    files = weight_files(folder)
-    shapes = {name: tensor for path in files for name, tensor in _iter_weights(path, headers_only=True)}
-    config, released = _read_config(folder / "config.json", shapes)
-    dead = [name for name in shapes if released and is_dead(name)]
-    if dead:
-        detail(f"{folder}: weights that play no part are dropped: {_listed(dead)}")
+    files, headers = weight_files(folder), read_headers(folder)
+    config, found = headers.config, headers.weights
+    if headers.dead:
+        detail(f"{folder}: weights that play no part are dropped: {_listed(headers.dead)}")
     prompts = PromptBuilder.load(folder)
     num_tokens, rows = max(prompts.tokenizer.get_vocab().values()) + 1, config.language.vocab_size
     if num_tokens > rows:
         raise CheckpointError(f"the tokenizer has {num_tokens} tokens, the model knows {rows}", where=folder)
-    heads = config.language.num_attention_heads if released else None
-    found = _translate(shapes, heads)
+    heads = config.language.num_attention_heads if headers.released else None
     fresh = []
     if changes is not None:
         for name, value in changes.items():
@@ -86,6 +87,27 @@ def load_checkpoint(
     for part in fresh:
         segmenter.renew(part)
     return segmenter.eval(), prompts
+
+
+@dataclass(frozen=True)
+class Headers:
+    """What a folder holds, as its files' headers tell: weights by our names, without memory."""
+
+    config: CrossViewConfig
+    released: bool
+    """Whether the files bear the released names."""
+    weights: dict[str, Tensor]
+    dead: list[str]
+    """Released weights that play no part."""
+
+
+def read_headers(folder: Path) -> Headers:
+    """Look at a folder without reading its weights."""
+    shapes = {name: tensor for path in weight_files(folder) for name, tensor in _iter_weights(path, headers_only=True)}
+    config, released = _read_config(folder / "config.json", shapes)
+    dead = [name for name in shapes if released and is_dead(name)]
+    heads = config.language.num_attention_heads if released else None
+    return Headers(config, released, _translate(shapes, heads), dead)
 
 
 def check_weights(
@@ -208,7 +230,9 @@ def _iter_weights(path: Path, headers_only: bool = False) -> Iterator[tuple[str,
             with safe_open(path, "pt") as file:
                 for name in file.keys():  # noqa: SIM118 - not a mapping
                     if headers_only:
-                        yield name, torch.empty(file.get_slice(name).get_shape(), device="meta")
+                        part = file.get_slice(name)
+                        dtype = DTYPES.get(part.get_dtype(), torch.float32)
+                        yield name, torch.empty(part.get_shape(), dtype=dtype, device="meta")
                     else:
                         yield name, file.get_tensor(name)
             return

@@ -14,6 +14,16 @@ RELEASED = {
     Direction.EXO_EGO: "wangzeze/ObjectRelator-Exo2Ego-Full",
 }
 
+KNOWN = {
+    "wangzeze/ObjectRelator-Ego2Exo-Full": ("ego2exo", "trained on all records"),
+    "wangzeze/ObjectRelator-Ego2Exo-Small": ("ego2exo", "trained on fewer records"),
+    "wangzeze/ObjectRelator-Exo2Ego-Full": ("exo2ego", "trained on all records"),
+    "wangzeze/ObjectRelator-Exo2Ego-Small": ("exo2ego", "trained on fewer records"),
+    "wangzeze/ObjectRelator-Joint": ("both", "one model for both directions"),
+    "EnmingZhang/PSALM": ("-", "the start of training, without fusion"),
+}
+"""The published checkpoints of this architecture, 1.59 billion parameters each: direction, and what they are."""
+
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 # Weights as safetensors only: nothing downloaded is ever unpickled.
@@ -61,3 +71,11 @@ def _download(repository: str, revision: str | None, wanted: Sequence[str]) -> s
         problem = "no such folder, and the repository can neither be reached nor is it in the cache"
         remedy = "Check the connection"
     raise CheckpointError(problem, where=repository, remedy=remedy)
+
+
+def find_cached(repository: str) -> Path | None:
+    """The folder of a repository's newest downloaded snapshot, without asking the network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(repository, "config.json")
+    return Path(found).parent if isinstance(found, str) else None

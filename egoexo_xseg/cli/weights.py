@@ -1,0 +1,93 @@
+"""Commands about checkpoints: weights list, pull, inspect, convert."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from egoexo_xseg.cli.app import FOLDER, Street, cli, example, table
+
+CHECKPOINT = click.argument("model", metavar="PATH|HUB_ID")
+
+
+@cli.group(cls=Street)
+def weights() -> None:
+    """See, fetch and convert checkpoints."""
+
+
+@weights.command("list")
+@example("xseg weights list")
+def list_() -> None:
+    """List the published checkpoints, and which of them are here."""
+    from egoexo_xseg.jobs.weights import known_checkpoints
+
+    rows = [(each.name, each.direction, each.what, each.folder or "-") for each in known_checkpoints()]
+    table("Published checkpoints, Apache-2.0, 6.4 GB each", ("Hub id", "direction", "what", "here"), rows)
+
+
+@weights.command()
+@CHECKPOINT
+@click.option("--revision", metavar="NAME", help="A commit, branch or tag of the repository (default: the newest).")
+@example("xseg weights pull wangzeze/ObjectRelator-Ego2Exo-Full")
+def pull(model: str, revision: str | None) -> None:
+    """Download a checkpoint, or say where it lies.
+
+    An interrupted download goes on where it stopped. The environment variables of the Hub are heeded: HF_HOME for the
+    place, HF_TOKEN for private repositories, HF_HUB_OFFLINE for no network.
+    """
+    from egoexo_xseg.model.hub import resolve_model
+
+    click.echo(resolve_model(model, revision))
+
+
+@weights.command()
+@CHECKPOINT
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@example("xseg weights inspect weights/xseg-tiny")
+def inspect(model: str, as_json: bool) -> None:
+    """Show what a checkpoint holds: sizes, settings, and where it came from.
+
+    Exits with 1 if its weights do not fit the model.
+    """
+    from egoexo_xseg.jobs.weights import inspect as run
+    from egoexo_xseg.model.hub import resolve_model
+
+    contents = run(resolve_model(model))
+    if as_json:
+        click.echo(json.dumps(contents.to_json(), indent=1))
+        return
+    parts = [(name, f"{count:,}") for name, count in contents.parts.items()]
+    table(model, ("part", "parameters"), [*parts, ("all", f"{contents.num_parameters:,}")])
+    size = f"{contents.num_bytes / 1e6:,.1f} MB of {', '.join(contents.dtypes)}"
+    rows = [*contents.settings.items(), *contents.provenance.items(), ("size", size), ("SHA-256", contents.digest)]
+    table("Settings and origin", ("what", "value"), rows)
+
+
+@weights.command()
+@CHECKPOINT
+@click.argument("target", metavar="FOLDER", type=FOLDER)
+@click.option(
+    "--to",
+    "names",
+    type=click.Choice(["xseg", "released"]),
+    default="xseg",
+    show_default=True,
+    help="Whose names the weights get.",
+)
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="How they are stored.",
+)
+@example("xseg weights convert wangzeze/ObjectRelator-Joint joint --dtype bfloat16")
+def convert(model: str, target: Path, names: str, dtype: str) -> None:
+    """Write a checkpoint under xseg's names, or under the released ones."""
+    from egoexo_xseg.jobs.weights import convert as run
+    from egoexo_xseg.model.hub import resolve_model
+
+    run(resolve_model(model), target, names, dtype)
+    click.echo(f"{target}: written")

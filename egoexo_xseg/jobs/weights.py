@@ -1,0 +1,190 @@
+"""What checkpoints hold, which ones there are, and the same weights under other names."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub import save_torch_state_dict
+
+from egoexo_xseg.data.annotations import read_json
+from egoexo_xseg.data.visibility import FILE_NAME, read_calibration
+from egoexo_xseg.errors import CheckpointError, XsegError
+from egoexo_xseg.model.checkpoint import (
+    WORDS,
+    check_weights,
+    checkpoint_hash,
+    load_checkpoint,
+    read_headers,
+    save_checkpoint,
+    weight_files,
+)
+from egoexo_xseg.model.configuration import CrossViewConfig
+from egoexo_xseg.model.hub import KNOWN, find_cached
+from egoexo_xseg.model.released import to_released
+
+PARTS = {
+    "swin": "image tower (Swin)",
+    "projector": "projector",
+    "language": "language model (Phi)",
+    "mask_tokens": "mask tokens",
+    "mask_head": "heads",
+    "object_head": "heads",
+    "caption_head": "heads",
+    "region_heads": "finer region features",
+    "fusion": "fusion of masks and captions",
+    "pixel_decoder": "pixel decoder",
+    "mask_decoder": "mask decoder",
+}
+"""Names for people, by the first part of a weight's name."""
+
+REMARKS = ("untrained", "transformers_version", "dtype", "architectures")
+"""Of a configuration."""
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Contents:
+    """A checkpoint folder, by its headers: sizes in parameters and bytes, and where it came from."""
+
+    parts: dict[str, int]
+    dtypes: tuple[str, ...]
+    num_bytes: int
+    digest: str
+    settings: dict[str, object]
+    provenance: dict[str, object]
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(self.parts.values())
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "parameters": self.num_parameters,
+            "parts": self.parts,
+            "dtypes": list(self.dtypes),
+            "bytes": self.num_bytes,
+            "sha256": self.digest,
+            "settings": self.settings,
+            "provenance": self.provenance,
+        }
+
+
+def inspect(folder: Path) -> Contents:
+    """Everything but the weights themselves is read; raises a CheckpointError if they do not fit the model."""
+    headers = read_headers(folder)
+    config = headers.config
+    check_weights(config, headers.weights, where=folder)
+    parts: dict[str, int] = {}
+    for name, tensor in headers.weights.items():
+        part = PARTS.get(name.partition(".")[0], "unknown: skipped")
+        parts[part] = parts.get(part, 0) + tensor.numel()
+    settings = {
+        "names": "released" if headers.released else "xseg",
+        "image side": config.image_size,
+        "language tokens an image": config.grid[0] * config.grid[1],
+        "proposals": config.decoder.num_mask_tokens,
+        "vocabulary": config.language.vocab_size,
+        "fusion": config.fusion,
+        "trained": "no" if config.untrained else "yes",
+    }
+    dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in headers.weights.values()} - {"int64"})
+    files = weight_files(folder)
+    return Contents(
+        {name: parts[name] for name in dict.fromkeys([*PARTS.values(), *parts]) if name in parts},
+        tuple(dtypes),
+        sum(path.stat().st_size for path in files),
+        checkpoint_hash(folder),
+        settings,
+        _provenance(folder),
+    )
+
+
+def _provenance(folder: Path) -> dict[str, object]:
+    """How it was trained and calibrated, as far as the folder tells."""
+    found: dict[str, object] = {}
+    if (folder / "train.json").is_file():
+        values = read_json(folder / "train.json")
+        config = values.get("config") if isinstance(values, dict) else None
+        for name in ("stage", "direction", "steps", "batch_size", "lr", "alignment", "seed"):
+            if isinstance(config, dict) and config.get(name) is not None:
+                found[f"training's {name}"] = config[name]
+    if (folder / FILE_NAME).is_file():
+        found["calibrated for"] = " and ".join(direction.value for direction in read_calibration(folder / FILE_NAME))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A checkpoint that can be named: `folder` is where it lies on this machine, None if it does not."""
+
+    name: str
+    direction: str
+    what: str
+    folder: Path | None
+
+
+def known_checkpoints() -> list[Entry]:
+    """The published ones, and whether they have been downloaded."""
+    return [Entry(name, direction, what, find_cached(name)) for name, (direction, what) in KNOWN.items()]
+
+
+def convert(source: Path, target: Path, names: str = "xseg", dtype: str = "float32") -> None:
+    """Write a checkpoint anew under our names or the released ones ("xseg" or "released"), all of it at once.
+
+    The released form has no room for another size or fusion than the published models have: those are refused.
+    """
+    if names == "xseg":
+        segmenter, prompts = load_checkpoint(source, dtype=DTYPES[dtype])
+        save_checkpoint(segmenter, prompts, target)
+        return
+    config = read_headers(source).config
+    values = released_values(config)
+    if _shape(CrossViewConfig.from_released(values, config.language.vocab_size)) != _shape(config):
+        problem = "the released form holds the published models' size and settings only"
+        raise CheckpointError(problem, where=source, remedy="Convert to xseg's names")
+    if target.exists():
+        raise XsegError("the folder is there already", where=target, remedy="Choose a new one")
+    segmenter, _ = load_checkpoint(source, dtype=DTYPES[dtype])
+    weights = to_released(segmenter.state_dict(), config.language.num_attention_heads)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        save_torch_state_dict({name: tensor.contiguous() for name, tensor in weights.items()}, partial)
+        (partial / "config.json").write_text(json.dumps(values, indent=1) + "\n", "utf-8")
+        for name in WORDS:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, partial / name)
+        os.replace(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _shape(config: CrossViewConfig) -> dict[str, object]:
+    """What decides an answer, without remarks on how the file came about."""
+    language = {name: value for name, value in config.language.to_dict().items() if name not in REMARKS}
+    return {name: value for name, value in config.to_dict().items() if name not in REMARKS} | {"language": language}
+
+
+def released_values(config: CrossViewConfig) -> dict[str, object]:
+    """The released `config.json` of a model of this language model's shape."""
+    language = config.language
+    return {
+        "model_type": "llava_phi",
+        "swin_type": "base",
+        "mm_projector_type": "swin_conv",
+        "hidden_size": language.hidden_size,
+        "intermediate_size": language.intermediate_size,
+        "num_hidden_layers": language.num_hidden_layers,
+        "num_attention_heads": language.num_attention_heads,
+        "hidden_act": language.hidden_act,
+        "max_position_embeddings": language.max_position_embeddings,
+        "layer_norm_eps": language.layer_norm_eps,
+        "vocab_size": language.vocab_size,
+    }
