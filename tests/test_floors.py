@@ -43,7 +43,7 @@ jobs.reliability
 jobs.sample jobs.prepare jobs.predict jobs.calibrate jobs.pack jobs.validate jobs.evaluate jobs.show
 jobs.caption jobs.train_log jobs.weights
 api
-jobs.attempt
+jobs.attempt jobs.doctor
 jobs.published
 jobs.train jobs.demo jobs.analyze jobs.report
 jobs.embeddings

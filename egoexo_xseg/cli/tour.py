@@ -1,12 +1,13 @@
-"""Commands for a first look: try, demo."""
+"""Commands for a first look: try, demo, doctor."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
-from egoexo_xseg.cli.app import DIRECTIONS, EXISTING_FILE, FILE, FOLDER, cli, example, table
+from egoexo_xseg.cli.app import DIRECTIONS, EXISTING_FILE, FILE, FOLDER, cli, example, fail, split_option, table
 from egoexo_xseg.cli.scores import print_scores
 
 
@@ -65,3 +66,28 @@ def demo(folder: Path) -> None:
             "The model is untrained: it shows that everything runs, and finds nothing. A trained one, 6.4 GB: "
             "xseg predict --model wangzeze/ObjectRelator-Ego2Exo-Full"
         )
+
+
+@cli.command()
+@click.option("--data", type=FOLDER, help="Look at these prepared takes, too.")
+@split_option
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@example("xseg doctor --data DATA --split val")
+def doctor(data: Path | None, split: str | None, as_json: bool) -> None:
+    """See whether everything is ready, and what to run next.
+
+    Looks at the machine, the packages, the published models and prepared takes. Exits with 1 if something is missing.
+    """
+    from egoexo_xseg.jobs.doctor import diagnose
+
+    found = diagnose(data, split)
+    if as_json:
+        click.echo(json.dumps(found.to_json(), indent=1))
+    else:
+        width = max(len(each.what) for each in found.findings)
+        for each in found.findings:
+            mark = {"fine": "  ", "note": "~ ", "fault": "! "}[each.state]
+            click.echo(f"{mark}{each.what:{width}}  {each.value}")
+        click.echo(f"\nNext: {found.next}")
+    if not found.well:
+        fail("not everything is well: see the lines with !")
