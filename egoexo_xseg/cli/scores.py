@@ -1,4 +1,4 @@
-"""Commands about answers: pack, validate, evaluate, show, report."""
+"""Commands about answers: pack, validate, evaluate, show, report, compare."""
 
 from __future__ import annotations
 
@@ -220,3 +220,47 @@ def report(source: Path, annotations: Path, split: str | None, workers: int | No
     truth = open_annotations(annotations, split=split)
     click.echo(f"{run(source, truth, out, workers)}: open it in a browser")
     report_faults(truth.faults, "masks of the annotations were skipped")
+
+
+@cli.command()
+@click.argument("first", type=EXISTING_FILE)
+@click.argument("second", type=EXISTING_FILE)
+@annotations_option
+@split_option
+@click.option(
+    "--count", type=click.IntRange(0), default=5, show_default=True, help="Objects shown that got better, and worse."
+)
+@workers_option
+@example("xseg compare before.json after.json --annotations DATA --split val")
+def compare(first: Path, second: Path, annotations: Path, split: str | None, count: int, workers: int | None) -> None:
+    """Compare two submissions, score by score and object by object.
+
+    Shows what SECOND has more than FIRST, with the interval that holds 95% of the difference when whole takes are
+    drawn anew, the same ones for both.
+    """
+    from egoexo_xseg.data.annotations import open_annotations
+    from egoexo_xseg.jobs.compare import compare as run
+
+    for found in run(first, second, open_annotations(annotations, split=split), workers):
+        rows = [
+            (each.name, f"{each.first:.4f}", f"{each.second:.4f}", f"{each.lead:+.4f}",
+             f"{each.low:+.4f} to {each.high:+.4f}", "yes" if each.is_sure else "no")
+            for each in found.differences
+        ]  # fmt: skip
+        columns = ("score", "first", "second", "difference", "95% interval", "sure")
+        table(f"{found.direction.value}, {found.samples} samples", columns, rows)
+        count = min(count, len(found.changes) // 2)
+        shown = [*found.changes[:count], *found.changes[len(found.changes) - count :]]
+        objects = [
+            (
+                each.object_id.strip(),
+                each.take_uid,
+                each.samples,
+                f"{each.first:.3f}",
+                f"{each.second:.3f}",
+                f"{each.lead:+.3f}",
+            )
+            for each in shown
+        ]
+        columns = ("object", "take", "samples", "first", "second", "difference")
+        table(f"{found.direction.value}: objects whose IoU rose and fell most", columns, objects)

@@ -273,6 +273,31 @@ def resample(sums: Float[np.ndarray, "T C"]) -> Float[np.ndarray, "R C"]:
     return sums[drawn].sum(1)
 
 
+def by_take(samples: Sequence[ScoredSample]) -> dict[str, Float[np.ndarray, "8"]]:
+    """What the scores of any set of takes follow from: sums over visible samples, and counts of right answers.
+
+    In this order: IoU, location error, contour accuracy, existence; visible samples, and those said to be; absent
+    ones, and those said to be.
+    """
+    sums: dict[str, Float[np.ndarray, "8"]] = {}
+    for sample in samples:
+        said = sample.confidence > CONFIDENCE_THRESHOLD
+        means = (sample.iou, sample.location_error, sample.contour_accuracy, sample.existence)
+        counts = (sample.visible, sample.visible and said, not sample.visible, not sample.visible and not said)
+        row = np.array([*(value or 0.0 for value in means), *counts], np.float64)
+        sums[sample.take_uid] = sums[sample.take_uid] + row if sample.take_uid in sums else row
+    return sums
+
+
+def scores_of_sums(sums: Float[np.ndarray, "R 8"]) -> dict[str, Float[np.ndarray, " R"]]:
+    """The official scores of rows as `by_take` makes them, or of sums of such rows; what is undefined is NaN."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        means = (sums[:, :4] / sums[:, 4:5]).T
+        balanced = (sums[:, 5] / sums[:, 4] + sums[:, 7] / sums[:, 6]) / 2
+    names = ("iou", "location_error", "contour_accuracy", "existence_accuracy")
+    return dict(zip(names, means, strict=True)) | {"visibility_balanced_accuracy": balanced}
+
+
 def _caption_tables(samples: Sequence[ScoredSample], captions: Captions) -> dict[str, list[GroupRow]]:
     """By properties of the caption that an object has in its query view."""
     owners: dict[tuple[str, str, str], set[str]] = {}

@@ -17,7 +17,16 @@ from egoexo_xseg import __version__
 from egoexo_xseg.data.annotations import Annotations, Take
 from egoexo_xseg.data.metrics import CONFIDENCE_THRESHOLD
 from egoexo_xseg.data.submission import written_whole
-from egoexo_xseg.jobs.evaluate import SIZES, ScoredSample, evaluate, group, resample, size_name
+from egoexo_xseg.jobs.evaluate import (
+    SIZES,
+    ScoredSample,
+    by_take,
+    evaluate,
+    group,
+    resample,
+    scores_of_sums,
+    size_name,
+)
 from egoexo_xseg.jobs.pack import pack
 from egoexo_xseg.jobs.pictures import Shown, draw_film, draw_record
 from egoexo_xseg.jobs.published import PUBLISHED, TEST_TAKES
@@ -120,20 +129,8 @@ def _direction(direction: Direction, samples: Sequence[ScoredSample], takes: dic
 
 def score_intervals(samples: Sequence[ScoredSample]) -> dict[str, list[float] | None]:
     """Each official score with the interval that holds 95% of it when takes are drawn anew; None if undefined."""
-    sums: dict[str, np.ndarray] = {}  # of each take (8,)
-    for sample in samples:
-        said = sample.confidence > CONFIDENCE_THRESHOLD
-        means = (sample.iou, sample.location_error, sample.contour_accuracy, sample.existence)
-        row = [*(float(value or 0.0) for value in means), sample.visible, sample.visible and said]
-        row += [not sample.visible, not sample.visible and not said]
-        sums[sample.take_uid] = sums.get(sample.take_uid, np.zeros(8)) + np.array(row, float)
-    table = np.stack(list(sums.values()))  # (T, 8)
-    drawn = np.concatenate([table.sum(0, keepdims=True), resample(table)])  # (1 + R, 8)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        shares = drawn[:, :4] / drawn[:, 4:5]
-        balanced = (drawn[:, 5] / drawn[:, 4] + drawn[:, 7] / drawn[:, 6]) / 2
-    names = ("iou", "location_error", "contour_accuracy", "existence_accuracy")
-    columns = dict(zip(names, shares.T, strict=True)) | {"visibility_balanced_accuracy": balanced}
+    table = np.stack(list(by_take(samples).values()))  # (T, 8)
+    columns = scores_of_sums(np.concatenate([table.sum(0, keepdims=True), resample(table)]))
     return {
         name: None if np.isnan(column[0]) else [float(column[0]), *np.nanquantile(column[1:], [0.025, 0.975]).tolist()]
         for name, column in columns.items()
