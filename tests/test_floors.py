@@ -45,7 +45,8 @@ jobs.caption jobs.train_log jobs.weights
 api
 jobs.attempt jobs.doctor
 jobs.published
-jobs.train jobs.demo jobs.analyze jobs.report jobs.compare
+jobs.train jobs.analyze jobs.report jobs.compare
+jobs.demo
 jobs.embeddings
 jobs.analyze_text jobs.analyze_alignment jobs.analyze_fusion
 cli.app

@@ -152,6 +152,6 @@ def test_demo(tmp_path, monkeypatch):
     assert result.exit_code == 0, result.output
     assert "xseg predict --direction exo2ego" in result.stdout and "Scores" in result.stdout
     made = {path.name for path in (tmp_path / "demo").iterdir()}
-    assert made == {"raw", "data", "predictions", "submission.json", "submission.manifest.json", "scores.json", "pictures", "overview.png"}  # fmt: skip
+    assert made == {"raw", "data", "predictions", "submission.json", "submission.manifest.json", "scores.json", "pictures", "overview.png", "report"}  # fmt: skip
     again = run("demo", tmp_path / "demo")
     assert again.exit_code == 0 and "xseg sample" not in again.stdout

@@ -14,6 +14,7 @@ from egoexo_xseg.jobs.pack import pack
 from egoexo_xseg.jobs.pictures import contact_sheet
 from egoexo_xseg.jobs.predict import PredictOptions, predict
 from egoexo_xseg.jobs.prepare import prepare
+from egoexo_xseg.jobs.report import report
 from egoexo_xseg.jobs.sample import write_sample
 from egoexo_xseg.jobs.show import Answerer, choose, load_shown, show
 from egoexo_xseg.jobs.validate import validate
@@ -33,7 +34,7 @@ class DemoResult:
 
 
 def demo(folder: Path, say: Callable[[str], object], model: Path = MODEL) -> DemoResult:
-    """Sample, prepare, predict, pack, validate, evaluate, show; `say` receives each step as its command.
+    """Sample, prepare, predict, pack, validate, evaluate, show, report; `say` receives each step as its command.
 
     Run again, it continues: what was written whole is not done twice.
     """
@@ -57,9 +58,9 @@ def demo(folder: Path, say: Callable[[str], object], model: Path = MODEL) -> Dem
     say(f"xseg pack {submission} --predictions {predictions} --data {data} --split {SPLIT}")
     pack(predictions, open_annotations(data, split=SPLIT), submission)
     say(f"xseg validate {submission} --annotations {annotations}")
-    report = validate(submission, open_annotations(annotations))
-    if not report.valid:
-        fault = next(finding for finding in report.findings if finding.severity == "error")
+    check = validate(submission, open_annotations(annotations))
+    if not check.valid:
+        fault = next(finding for finding in check.findings if finding.severity == "error")
         raise SubmissionError(str(fault), where=submission)
     say(f"xseg evaluate {submission} --annotations {annotations} --json {folder / 'scores.json'}")
     evaluation = evaluate([submission], open_annotations(annotations))
@@ -70,14 +71,17 @@ def demo(folder: Path, say: Callable[[str], object], model: Path = MODEL) -> Dem
     show(records, folder / "pictures")
     both = [[record for record in records if record.direction is direction][:2] for direction in Direction]
     contact_sheet([record for own in both for record in own], folder / "overview.png")
+    say(f"xseg report {submission} --annotations {data} --split {SPLIT} --out {folder / 'report'}")
+    page = report(submission, prepared, folder / "report")
     places = [
         ("raw/", "recordings in the layout of the release: videos, takes.json, annotations"),
         ("data/", "prepared takes: one JPEG a second and camera, annotation.json"),
         ("predictions/", "masks, visibility and scores, a line each"),
-        ("submission.json", f"the challenge's file: {sum(report.predictions.values())} predictions, valid"),
+        ("submission.json", f"the challenge's file: {sum(check.predictions.values())} predictions, valid"),
         ("scores.json", "the official scores"),
         ("pictures/", "query, prediction and ground truth side by side"),
         ("overview.png", "two of each direction in one picture"),
+        (str(page.relative_to(folder)), "scores, pictures and takes on one page: open it in a browser"),
     ]
     untrained = bool(json.loads((model / "config.json").read_bytes()).get("untrained"))
     return DemoResult(evaluation, places, untrained)
