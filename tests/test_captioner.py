@@ -286,3 +286,17 @@ def test_a_template_without_a_picture(copy):
     (copy / "chat_template.jinja").write_text("a red cup")
     with pytest.raises(CheckpointError, match="no captioner can be loaded .*the chat template leaves out the image"):
         load(copy)
+
+
+def test_the_shipped_captioner_sees_colours(monkeypatch):
+    """On takes that no training drew; half-trained as it is, it must do far better than one in twelve."""
+    weights = Path(__file__).parents[1] / "weights"
+    monkeypatch.syspath_prepend(weights)
+    from captioner_views import draw_held_out
+
+    asked = [item for item in draw_held_out(range(2)) if item.share > 0.005]
+    said = Captioner.load(weights / "captioner-tiny", device="cpu", dtype=torch.float32).describe(
+        [item.shown for item in asked]
+    )
+    right = [item.caption.split()[0] in answer.split() for item, answer in zip(asked, said, strict=True)]
+    assert len(right) > 5 and sum(right) >= 0.6 * len(right)

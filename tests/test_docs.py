@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import shlex
 from pathlib import Path
@@ -56,3 +57,15 @@ def test_links_to_files_lead_somewhere(page):
 
 def test_the_changelog_has_this_version_or_unreleased():
     assert "## Unreleased" in (ROOT / "CHANGELOG.md").read_text("utf-8")
+
+
+def test_shipped_weights_are_those_that_the_page_names():
+    folder = ROOT / "weights"
+    rows = dict(
+        re.findall(r"^\| `([\w/.-]+)` \| `([0-9a-f]{64})` \|$", (folder / "README.md").read_text("utf-8"), re.MULTILINE)
+    )
+    assert rows == {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.glob("*/*.safetensors")
+    }
+    assert sum(path.stat().st_size for path in folder.rglob("*")) < 24_000_000

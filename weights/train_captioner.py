@@ -40,9 +40,9 @@ from egoexo_xseg.world.things import SHAPES
 SHIPPED = Path(__file__).parent / "captioner-tiny"
 
 TOWER_WIDTHS, STRIDE = (16, 32, 64, 160), 16  # 25 tokens an image
-SHARDS = 12  # of about 900 close-ups
-STEPS, BATCH = 6000, 32
-WORDS_FROM = 4200  # until then the tower learns alone, from the attributes, at two thirds of the cost
+SHARDS = 36  # of about 900 close-ups
+STEPS, BATCH = 15000, 32
+WORDS_FROM = 11500  # until then the tower learns alone, from the attributes, at two thirds of the cost
 RATE, DECAY, WARM_UP = 8e-4, 0.05, 300
 SAVE_EVERY = 250
 EVALUATED = 150  # takes of three pictures
