@@ -24,6 +24,7 @@ LINES = (
     "validate submission.json --annotations RAW/annotations/relations_val.json",
     "evaluate submission.json --annotations RAW/annotations/relations_val.json --json scores.json",
     "show PRED --data DATA --split val --out pictures",
+    "report PRED --annotations DATA --split val --out report",
 )
 
 
