@@ -54,7 +54,7 @@ def demo(folder: Path) -> None:
     """Walk the whole way on made-up recordings.
 
     Makes two sample takes, prepares them, predicts both directions with the model in weights/, packs and validates the
-    submission, scores it, draws pictures and a report, all in DIR. Needs no network; takes some minutes on two
+    submission, scores it, draws pictures and a report, all in DIR. Needs no network; takes about a minute on two
     processors.
     """
     from egoexo_xseg.jobs.demo import demo as run
