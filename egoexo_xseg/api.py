@@ -14,6 +14,7 @@ from egoexo_xseg.data.visibility import VisibilityMap, checkpoint_map
 from egoexo_xseg.errors import MaskError, MediaError, XsegError
 from egoexo_xseg.jobs.predict import to_predictions
 from egoexo_xseg.masks import mask_to_rle
+from egoexo_xseg.model.answers import segment
 from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint
 from egoexo_xseg.model.hub import default_model, resolve_model
 from egoexo_xseg.model.inputs import Sample, View, collate, fit_mask
@@ -85,7 +86,7 @@ class CrossViewSegmenter:
         for part in (slice(start, start + most) for start in range(0, len(masks), most)):
             fitted = np.stack([fit_mask(mask, config.image_size) for mask in masks[part]])  # (k, S, S)
             sample = Sample(*views, fitted, self.prompts.build(captions[part]))
-            answers = self.model.segment(collate([sample]).to(self.model.device), [hw])
+            answers = segment(self.model, collate([sample]).to(self.model.device), [hw])
             objects = tuple(PairObject("", mask_to_rle(mask)) for mask in masks[part])
             pair = Pair("", "query", "target", 0, hw, objects)
             found.append(answers[0].masks.numpy())

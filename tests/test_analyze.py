@@ -34,8 +34,8 @@ def look_only(analyst, take, direction, faults):
 
 
 def count_batches(analyst, take, direction, faults):
-    batches = analyst.predictor.iter_batches(take, direction, None, faults)
-    names = [pair.target_camera for batch in batches for pair, _ in batch]
+    looks = analyst.iter_looks(take, direction, faults)
+    names = [pair.target_camera for look in looks for pair in look.pairs]
     return {"names": np.array(names)} if names else {}
 
 

@@ -14,8 +14,8 @@ from egoexo_xseg.errors import XsegError
 from egoexo_xseg.jobs.analyze import score
 from egoexo_xseg.jobs.analyze_fusion import Sweep, analyze_fusion, fusion_weight
 from egoexo_xseg.jobs.predict import PredictOptions, predict
+from egoexo_xseg.model import answers
 from egoexo_xseg.model.checkpoint import load_checkpoint
-from egoexo_xseg.model.segmenter import CrossViewModel
 from egoexo_xseg.records import Direction, Prediction
 
 
@@ -54,8 +54,8 @@ def test_results(analyze_options, captions_file, monkeypatch):
     options = replace(
         analyze_options, captions=captions_file, directions=(Direction.EXO_EGO,), takes=("take-a",), batch_size=1
     )
-    reads, read = [], CrossViewModel.read
-    monkeypatch.setattr(CrossViewModel, "read", lambda self, *given: (reads.append(1), read(self, *given))[1])
+    reads, read = [], answers.read
+    monkeypatch.setattr(answers, "read", lambda *given: (reads.append(1), read(*given))[1])
     text, faults = analyze_fusion(options, values=4)
     assert not faults and text == (options.out / "fusion.md").read_text("utf-8")
     assert len(reads) == 2  # a pair at a time: the language model does not depend on k

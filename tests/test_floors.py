@@ -26,6 +26,7 @@ model.configuration model.prompts model.positions model.released
 model.inputs model.swin model.projector
 model.conditions model.assignment model.pixel_decoder model.mask_decoder
 model.segmenter model.losses
+model.answers
 model.objective
 model.checkpoint
 model.hub
@@ -33,7 +34,7 @@ model.captioner
 data.lzstring data.images data.phrases
 data.annotations data.metrics data.logistic data.videos
 data.captions
-data.pairs data.submission data.visibility
+data.pairs data.shards data.submission data.visibility
 data.predictions
 data.moments
 data.dataset

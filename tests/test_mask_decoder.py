@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from released_parts import UNREAD, Tiny, full_size_shapes, relative_error, shapes
@@ -9,7 +11,7 @@ from torch import nn
 from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerMaskedAttentionDecoderLayer
 
-from egoexo_xseg.model.mask_decoder import Attention, MaskDecoder, where_to_look
+from egoexo_xseg.model.mask_decoder import Attention, Canvas, MaskDecoder, where_to_look
 from egoexo_xseg.model.positions import sine_positions
 
 SMALL = {"hidden_dim": 16, "mask_dim": 8, "num_heads": 2, "num_layers": 4, "feedforward_dim": 24, "num_queries": 5}
@@ -28,8 +30,7 @@ def decoder() -> MaskDecoder:
 def inputs(batch: int = 2, objects: int = 3) -> dict:
     memory = tuple(torch.randn(batch, 16, *hw) for hw in ((2, 3), (4, 5), (8, 10)))
     return {
-        "memory": memory,
-        "mask_features": torch.randn(batch, 8, 16, 20),
+        "canvas": Canvas(torch.randn(batch, 8, 16, 20), memory, torch.arange(batch)),
         "mask_embeddings": torch.randn(batch, 5, 16),
         "condition_embeddings": torch.randn(batch, objects, 16),
     }
@@ -51,8 +52,11 @@ def test_released_levels(golden):
         outputs = tiny.outputs(seed)
         with torch.no_grad():
             levels = decoder(
-                memory=tuple(outputs[f"eval.pixel_decoder.multi_scale.{scale}"] for scale in range(3)),
-                mask_features=outputs["eval.pixel_decoder.mask_features"],
+                Canvas(
+                    outputs["eval.pixel_decoder.mask_features"],
+                    tuple(outputs[f"eval.pixel_decoder.multi_scale.{scale}"] for scale in range(3)),
+                    own=torch.tensor([0]),
+                ),
                 mask_embeddings=outputs["eval.seg_query_projector.out"],
                 condition_embeddings=outputs["eval.mcfuse.sample0"][None],
             )
@@ -89,11 +93,11 @@ def test_layers_are_mask2formers(decoder):
     """Every level from transformers' layers with the same weights, in the other axis order that they want."""
     given = inputs(batch=1)
     config = Mask2FormerConfig(hidden_dim=16, num_attention_heads=2, dim_feedforward=24, dropout=0.0)
-    sizes = [tuple(level.shape[2:]) for level in given["memory"]]
+    sizes = [tuple(level.shape[2:]) for level in given["canvas"].memory]
     codes = [sine_positions(hw, 16, torch.device("cpu"))[:, None] for hw in sizes]
     values = [
         level.flatten(2).permute(2, 0, 1) + own
-        for level, own in zip(given["memory"], decoder.level_embed.weight, strict=True)
+        for level, own in zip(given["canvas"].memory, decoder.level_embed.weight, strict=True)
     ]
     x = given["mask_embeddings"].transpose(0, 1)
     with torch.no_grad():
@@ -109,7 +113,7 @@ def test_layers_are_mask2formers(decoder):
                 encoder_hidden_states=values,
                 encoder_attention_mask=~attended.expand(2, -1, -1),
             )[0]
-            expected = decoder.predict(x.transpose(0, 1), given["mask_features"], given["condition_embeddings"])
+            expected = decoder.predict(x.transpose(0, 1), given["canvas"].mask_features, given["condition_embeddings"])
             for found, wanted in zip(levels[depth + 1], expected, strict=True):
                 assert relative_error(found, wanted) < 1e-5
 
@@ -159,8 +163,8 @@ def test_order_of_objects_and_other_records_do_not_matter(decoder):
         levels = decoder(**given)
         turned = decoder(**given | {"condition_embeddings": given["condition_embeddings"].flip(1)})
         alone = decoder(
-            memory=tuple(level[1:] for level in given["memory"]),
-            **{name: tensor[1:] for name, tensor in given.items() if name != "memory"},
+            replace(given["canvas"], own=torch.tensor([1])),
+            **{name: tensor[1:] for name, tensor in given.items() if name != "canvas"},
         )
     for level, flipped, single in zip(levels, turned, alone, strict=True):
         torch.testing.assert_close(flipped.condition_logits.flip(1), level.condition_logits)
@@ -169,13 +173,32 @@ def test_order_of_objects_and_other_records_do_not_matter(decoder):
         torch.testing.assert_close(single.condition_logits, level.condition_logits[1:], rtol=1e-4, atol=1e-4)
 
 
+def test_records_may_share_an_image(decoder):
+    given = inputs(batch=3)
+    own = torch.tensor([1, 0, 1])
+    canvas = given.pop("canvas")
+    apart = Canvas(canvas.mask_features[own], tuple(scale[own] for scale in canvas.memory), torch.arange(3))
+    with torch.no_grad():
+        for shared, single in zip(decoder(replace(canvas, own=own), **given), decoder(apart, **given), strict=True):
+            torch.testing.assert_close(shared.mask_logits, single.mask_logits)
+            torch.testing.assert_close(shared.condition_logits, single.condition_logits)
+
+
+def test_the_short_way_ends_at_the_same_level(decoder):
+    given = inputs(batch=3) | {"real": torch.tensor([[True] * 5, [True] * 3 + [False] * 2, [True] * 4 + [False]])}
+    with torch.no_grad():
+        last, short = decoder(**given)[-1], decoder.finish(**given)
+    torch.testing.assert_close(short.mask_logits, last.mask_logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(short.condition_logits, last.condition_logits, rtol=1e-4, atol=1e-4)
+
+
 def test_no_objects_is_no_error(decoder):
     assert decoder(**inputs(objects=0))[-1].condition_logits.shape == (2, 0, 5)
 
 
 def test_gradient_reaches_every_parameter_but_not_through_where_to_look(decoder):
     given = inputs()
-    features = given["mask_features"].requires_grad_()
+    features = given["canvas"].mask_features.requires_grad_()
     levels = decoder(**given)
     (gradient,) = torch.autograd.grad(levels[-1].condition_logits.sum(), features, retain_graph=True, allow_unused=True)
     assert gradient is None
@@ -185,9 +208,11 @@ def test_gradient_reaches_every_parameter_but_not_through_where_to_look(decoder)
 
 def test_bfloat16(decoder):
     given = inputs()
-    rough = {name: value.bfloat16() for name, value in given.items() if name != "memory"}
+    rough = {name: value.bfloat16() for name, value in given.items() if name != "canvas"}
+    canvas = given["canvas"]
+    rough_canvas = Canvas(canvas.mask_features.bfloat16(), tuple(x.bfloat16() for x in canvas.memory), canvas.own)
     with torch.no_grad():
         exact = decoder(**given)[0]
-        levels = decoder.bfloat16()(memory=tuple(level.bfloat16() for level in given["memory"]), **rough)
+        levels = decoder.bfloat16()(rough_canvas, **rough)
     assert {logits.dtype for level in levels for logits in level} == {torch.bfloat16}
     assert relative_error(levels[0].mask_logits.float(), exact.mask_logits) < 0.1

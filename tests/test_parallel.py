@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from egoexo_xseg.errors import MediaError, XsegError
-from egoexo_xseg.parallel import map_processes
+from egoexo_xseg.parallel import map_ahead, map_processes
 
 
 def double(value: int) -> int:
@@ -83,3 +83,29 @@ def test_nothing_goes_on_after_the_program_was_killed(tmp_path):
     while any(map(is_alive, workers)):
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+def test_threads_are_a_few_items_ahead_and_keep_the_order():
+    begun: list[int] = []
+
+    def work(item: int) -> int:
+        begun.append(item)
+        return item * item
+
+    results = map_ahead(work, range(100), threads=3)
+    assert [next(results) for _ in range(4)] == [0, 1, 4, 9]
+    time.sleep(0.05)
+    assert len(begun) <= 4 + 3 + 1
+    results.close()
+    time.sleep(0.05)
+    assert len(begun) <= 4 + 3 + 1
+
+
+def test_a_fault_in_a_thread_reaches_the_reader():
+    def work(item: int) -> int:
+        return 1 // item
+
+    results = map_ahead(work, [1, 0, 1], threads=2)
+    assert next(results) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(results)

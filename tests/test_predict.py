@@ -39,6 +39,22 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+def test_both_directions_together(options, tmp_path):
+    summary = predict(replace(options, direction=None))
+    assert (summary.folder, summary.takes, summary.faults) == (options.out, 2, [])
+    assert predict(replace(options, direction=None)).already == 2
+    for direction in Direction:
+        predict(replace(options, direction=direction, out=tmp_path / "single"))
+        for uid in ("take-a", "take-b"):
+            both, single = (read(out / direction.value / f"{uid}.jsonl") for out in (options.out, tmp_path / "single"))
+            assert [p.key for p in both] == [p.key for p in single]
+            assert max(abs(a.score - b.score) for a, b in zip(both, single, strict=True)) < 1e-5
+    (options.out / "exo2ego" / "take-b.jsonl").unlink()
+    kept = contents(options.out / "ego2exo")
+    assert predict(replace(options, direction=None)).takes == 1
+    assert (options.out / "exo2ego" / "take-b.jsonl").exists() and contents(options.out / "ego2exo") == kept
+
+
 @pytest.mark.parametrize("direction", Direction)
 def test_answers_everything_that_is_asked(options, direction):
     summary = predict(replace(options, direction=direction))
@@ -179,7 +195,7 @@ def test_missing_and_broken_frames_are_named_and_tried_again(options):
 
 
 def test_a_batch_that_is_too_large_is_tried_in_parts(options, monkeypatch):
-    def answer(segmenter, batch, calibration):
+    def answer(segmenter, batch):
         if len(batch) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
         if batch[0][0].frame == 30:

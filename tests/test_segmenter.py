@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from egoexo_xseg.model.answers import segment
 from egoexo_xseg.model.configuration import CrossViewConfig
 from egoexo_xseg.model.inputs import Sample, View, collate
 from egoexo_xseg.model.prompts import PromptBuilder, byte_tokenizer
@@ -59,8 +60,8 @@ def test_batches_answer_like_single_records(segmenter):
 
 def test_segmentations_of_batches_and_single_records(segmenter):
     sizes = [(60, 40), (90, 60), (33, 22)]
-    for sample, hw, together in zip(SAMPLES, sizes, segmenter.segment(collate(SAMPLES), sizes), strict=True):
-        (alone,) = segmenter.segment(collate([sample]), [hw])
+    for sample, hw, together in zip(SAMPLES, sizes, segment(segmenter, collate(SAMPLES), sizes), strict=True):
+        (alone,) = segment(segmenter, collate([sample]), [hw])
         assert together.masks.shape == (len(sample.query_masks), *hw)
         assert together.masks.flatten(1).any(1).all()
         assert (together.masks == alone.masks).float().mean() > 0.999  # a pixel may lie on the threshold

@@ -157,6 +157,18 @@ def shard_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )
 
 
+def spread(shard: tuple[int, int], device: str | None) -> tuple[tuple[int, int], str | None]:
+    """The part of a shard, and the GPU, of this process among those that torchrun started."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return shard, device
+    (index, count), rank, processes = shard, int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if device in (None, "cuda"):
+        import torch
+
+        device = f"cuda:{os.environ['LOCAL_RANK']}" if torch.cuda.is_available() else device
+    return ((index - 1) * processes + rank + 1, count * processes), device
+
+
 def captions_option(purpose: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """`--captions none|PATH`; commands say what for."""
     what = f"{purpose}: a file of xseg caption, or a folder with a file per shard."

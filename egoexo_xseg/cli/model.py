@@ -9,7 +9,6 @@ from typing import Any
 import click
 
 from egoexo_xseg.cli.app import (
-    DIRECTIONS,
     EXISTING_FILE,
     EXISTING_FOLDER,
     EXISTING_PATH,
@@ -21,6 +20,7 @@ from egoexo_xseg.cli.app import (
     report_faults,
     shard_option,
     split_option,
+    spread,
     table,
     takes_option,
     workers_option,
@@ -85,7 +85,12 @@ def train(
 
 
 @cli.command()
-@click.option("--direction", type=DIRECTIONS, required=True, help="From the view with the query masks to the other.")
+@click.option(
+    "--direction",
+    type=click.Choice(["ego2exo", "exo2ego", "both"]),
+    required=True,
+    help="From the view with the query masks to the other; both share their work.",
+)
 @click.option("--data", type=EXISTING_FOLDER, required=True, help="Prepared takes.")
 @split_option
 @takes_option
@@ -99,22 +104,29 @@ def train(
 )
 @click.option("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Default: bfloat16 on a GPU, else float32.")
-@click.option("--batch-size", type=click.IntRange(1), default=4, show_default=True, help="Camera pairs at a time.")
+@click.option(
+    "--batch-size",
+    type=click.IntRange(1),
+    help="Camera pairs at a time, rounded up to whole frames (default: 4; on a GPU 16).",
+)
 @click.option("--out", type=FOLDER, default="predictions", show_default=True, help="Receives a file per take.")
 @shard_option
 @example("xseg predict --direction ego2exo --data DATA --split val --model weights/xseg-tiny --out PRED")
-def predict(direction: str, data: Path, device: str | None, **options: Any) -> None:
+def predict(direction: str, device: str | None, shard: tuple[int, int], **options: Any) -> None:
     """Predict masks and visibility for every camera pair.
 
     Answers every object, camera pair and query frame of a direction into OUT/DIRECTION/<take>.jsonl. Finished takes
     are skipped, so the same command continues an interrupted run; it exits with 1 if a pair had to be left out.
+    Started by torchrun, or with --shard 2/8 as the second of eight, it predicts its part of the takes.
     """
     from egoexo_xseg.jobs.predict import PredictOptions, check_device
     from egoexo_xseg.jobs.predict import predict as run
     from egoexo_xseg.records import Direction
 
+    shard, device = spread(shard, device)
     check_device(device)
-    summary = run(PredictOptions(data=data, direction=Direction(direction), device=device, **options))
+    way = None if direction == "both" else Direction(direction)
+    summary = run(PredictOptions(direction=way, device=device, shard=shard, **options))
     click.echo(
         f"{summary.folder}: {summary.takes} takes predicted, {summary.already} were there, "
         f"{summary.predictions} new predictions"

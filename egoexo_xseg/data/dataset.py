@@ -40,7 +40,7 @@ class PairReader:
             target = self._view(folder, pair.target_camera, pair.frame)
         except XsegError as fault:
             raise type(fault)(fault.problem, where=f"{pair}: {fault.where}", remedy=fault.remedy) from None
-        masks = np.stack([self.mask(entry.query_mask) for entry in pair.objects])  # (K, S, S)
+        masks = np.stack([self._mask(entry.query_mask) for entry in pair.objects])  # (K, S, S)
         return Sample(query, target, masks, self.prompts.build([entry.caption for entry in pair.objects]))
 
     def _view(self, folder: Path, camera: str, frame: int) -> View:
@@ -50,7 +50,7 @@ class PairReader:
             _keep(self._views, path, View.of(name, read_image(path), self.image_size, self.pad_value))
         return self._views[path]
 
-    def mask(self, rle: Rle) -> Bool[np.ndarray, "S S"]:
+    def _mask(self, rle: Rle) -> Bool[np.ndarray, "S S"]:
         """A mask of either view, fitted."""
         if rle not in self._masks:
             _keep(self._masks, rle, fit_mask(rle_to_mask(rle), self.image_size))

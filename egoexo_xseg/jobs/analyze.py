@@ -6,7 +6,7 @@ import csv
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,12 +23,14 @@ from egoexo_xseg.errors import XsegError
 from egoexo_xseg.jobs.charts import write_figure
 from egoexo_xseg.jobs.evaluate import iter_scored, resample
 from egoexo_xseg.jobs.manifest import settle_folder, versions
-from egoexo_xseg.jobs.predict import PredictOptions, Predictor, is_out_of_memory, to_predictions
-from egoexo_xseg.masks import scored_hw
+from egoexo_xseg.jobs.predict import Fault, PredictOptions, Predictor, is_out_of_memory, to_predictions
+from egoexo_xseg.masks import rle_to_mask, scored_hw
+from egoexo_xseg.model import answers
 from egoexo_xseg.model.checkpoint import checkpoint_hash
 from egoexo_xseg.model.hub import resolve_model
-from egoexo_xseg.model.inputs import Batch, Sample, collate, distinct_views
-from egoexo_xseg.model.segmenter import Canvas, CrossViewModel, Encoding, Reading
+from egoexo_xseg.model.inputs import Batch, Sample, collate, distinct_views, fit_mask
+from egoexo_xseg.model.mask_decoder import Canvas
+from egoexo_xseg.model.segmenter import CrossViewModel, Encoding, Reading
 from egoexo_xseg.progress import track
 from egoexo_xseg.records import Direction, Pair, Prediction
 
@@ -91,10 +93,12 @@ class Analyst:
 
     def iter_looks(self, take: Take, direction: Direction, faults: list[str]) -> Iterator[Look]:
         """A take's pairs, batch by batch, in the order in which they are predicted; `read` tells them captions."""
-        for found in self.predictor.iter_batches(take, direction, None, faults):
+        missed: list[Fault] = []
+        for found in self.predictor.iter_batches(take, [direction], None, missed):
             samples = [sample for _, sample in found]
             batch = collate(samples).to(self.segmenter.device)
             yield Look(direction, [pair for pair, _ in found], batch, self._encode(samples, batch))
+        faults += [fault for _, fault in missed]
 
     def _encode(self, samples: Sequence[Sample], batch: Batch) -> Encoding:
         """Each image by itself: in company it would come out different in its last digits."""
@@ -119,15 +123,15 @@ class Analyst:
         for pair in look.pairs:
             places = [(pair.take_uid, entry.object_id, pair.query_camera, pair.frame) for entry in pair.objects]
             told = [captions.of(*place) if captions else None for place in places]
-            prompts.append(self.predictor.reader.prompts.build(told))
-        return self.segmenter.read(prompts, look.encoding.tokens[list(look.batch.target)], regions)
+            prompts.append(self.predictor.prompts.build(told))
+        batch = replace(look.batch, prompts=tuple(prompts))
+        return answers.read(self.segmenter, batch, look.encoding, regions)
 
     def answer(self, look: Look, canvas: Canvas, reading: Reading) -> Iterator[Prediction]:
         """What `xseg predict` would write."""
-        output = self.segmenter.propose(look.batch, canvas, reading)
         sizes = [scored_hw(pair.target_hw) for pair in look.pairs]
-        answers = self.segmenter.choose(look.batch, output, sizes)
-        yield from to_predictions(look.pairs, answers, self.calibrations[look.direction])
+        found = answers.choose(self.segmenter, look.batch, canvas, reading, sizes)
+        yield from to_predictions(look.pairs, found, self.calibrations[look.direction])
 
     def target_masks(self, look: Look) -> Bool[Tensor, "B K S S"]:
         """The truth, fitted; hidden objects have empty masks."""
@@ -135,7 +139,7 @@ class Analyst:
         for own, pair in zip(masks, look.pairs, strict=True):
             for row, entry in zip(own, pair.objects, strict=False):
                 if entry.target_mask is not None:
-                    row[:] = torch.from_numpy(self.predictor.reader.mask(entry.target_mask))
+                    row[:] = torch.from_numpy(fit_mask(rle_to_mask(entry.target_mask), masks.shape[-1]))
         return masks.to(look.batch.query_masks.device)
 
 

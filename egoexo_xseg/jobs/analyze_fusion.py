@@ -26,6 +26,7 @@ from egoexo_xseg.jobs.analyze import (
 )
 from egoexo_xseg.jobs.charts import BLUE, ORANGE, RULE, new_figure, plain
 from egoexo_xseg.jobs.pictures import FAINT
+from egoexo_xseg.model.answers import unroll
 from egoexo_xseg.model.segmenter import CrossViewModel
 from egoexo_xseg.records import Direction, Prediction
 
@@ -95,7 +96,7 @@ def _measure(
     weights = _weights(analyst.segmenter, values)
     answers: list[list[Prediction]] = [[] for _ in weights]
     for look in analyst.iter_looks(take, direction, faults):
-        canvas = analyst.segmenter.unroll(look.batch, look.encoding)
+        canvas = unroll(analyst.segmenter, look.batch, look.encoding)
         reading = analyst.read(look, analyst.pool_query(look), captions)
         for own, weight in zip(answers, weights, strict=True):
             with fusion_weight(analyst.segmenter, weight):

@@ -27,6 +27,7 @@ from egoexo_xseg.jobs.analyze import (
 from egoexo_xseg.jobs.charts import BLUE, ORANGE, RULE, new_figure, plain
 from egoexo_xseg.jobs.evaluate import SIZES, size_name
 from egoexo_xseg.jobs.pictures import FAINT, INK
+from egoexo_xseg.model.answers import unroll
 from egoexo_xseg.records import Direction, Prediction
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _measure(
 ) -> Columns:
     answers: list[list[Prediction]] = [[] for _ in VARIANTS]
     for look in analyst.iter_looks(take, direction, faults):
-        canvas, regions = analyst.segmenter.unroll(look.batch, look.encoding), analyst.pool_query(look)
+        canvas, regions = unroll(analyst.segmenter, look.batch, look.encoding), analyst.pool_query(look)
         for own, told in zip(answers, (captions, shuffled, None), strict=True):
             own += analyst.answer(look, canvas, analyst.read(look, regions, told))
     columns = score(take, direction, answers)

@@ -17,6 +17,7 @@ from egoexo_xseg.data.captions import Caption, Key, iter_captions, sort_key
 from egoexo_xseg.data.images import frame_path, read_image
 from egoexo_xseg.data.pairs import required_keys
 from egoexo_xseg.data.phrases import FALLBACK, parse_phrase
+from egoexo_xseg.data.shards import shard_takes
 from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.errors import AnnotationError, XsegError
 from egoexo_xseg.jobs.manifest import check_manifest, versions, write_manifest
@@ -184,8 +185,7 @@ class Writer:
     def __init__(self, options: CaptionOptions, captioner: Captioner, annotations: Annotations, book: Book) -> None:
         self.options, self.captioner, self.annotations, self.book = options, captioner, annotations, book
         self.summary = CaptionSummary(options.out)
-        index, count = options.shard
-        self.take_uids = annotations.take_uids[index - 1 :: count]
+        self.take_uids = shard_takes(annotations, *options.shard)
         self.origin = {"model_revision": captioner.revision, "prompt_hash": _hash(PROMPT)}
 
     def forget_stale(self) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +55,11 @@ def check_manifest(path: Path, identity: dict[str, Any], *, where: Path, holds: 
 
 
 def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
-    with written_whole(path) as file:
+    """Shards may do so at the same time."""
+    own = path.with_name(f"{path.stem}.{secrets.token_hex(4)}")
+    with written_whole(own) as file:
         file.write(json.dumps(manifest, indent=1) + "\n")
+    os.replace(own, path)
 
 
 def settle_folder(folder: Path, manifest: dict[str, Any], holds: str = "predictions") -> None:

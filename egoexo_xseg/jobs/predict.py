@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +18,26 @@ from egoexo_xseg.data.annotations import Take, open_annotations
 from egoexo_xseg.data.captions import Captions
 from egoexo_xseg.data.dataset import PairReader
 from egoexo_xseg.data.pairs import iter_pairs
+from egoexo_xseg.data.shards import shard_takes
 from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.data.visibility import VisibilityMap, checkpoint_map
 from egoexo_xseg.errors import PredictionError, XsegError
 from egoexo_xseg.jobs.manifest import settle_folder, versions
 from egoexo_xseg.masks import mask_to_rle, scored_hw
+from egoexo_xseg.model.answers import Segmentation, segment
 from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint
 from egoexo_xseg.model.hub import default_model, resolve_model
 from egoexo_xseg.model.inputs import Sample, collate
-from egoexo_xseg.model.segmenter import CrossViewModel, Segmentation
+from egoexo_xseg.model.segmenter import CrossViewModel
+from egoexo_xseg.parallel import keep_freed_memory, map_ahead
 from egoexo_xseg.progress import detail, track
-from egoexo_xseg.records import Direction, Pair, Prediction
+from egoexo_xseg.records import Direction, Pair, Prediction, is_ego
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+BATCH_SIZES = {"cpu": 4, "cuda": 16}
+"""Records at a time by kind of device."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +46,7 @@ class PredictOptions:
 
     data: Path
     out: Path
-    direction: Direction
+    direction: Direction | None  # both
     model: str | None = None  # the released checkpoint of the direction
     split: str | None = None
     takes: tuple[str, ...] = ()
@@ -43,21 +54,31 @@ class PredictOptions:
     shuffle_captions: int | None = None  # a seed: each object gets another one's caption, for control
     device: str | None = None  # a GPU if there is one
     dtype: str | None = None  # bfloat16 on a GPU, float32 elsewhere
-    batch_size: int = 4
+    batch_size: int | None = None
     shard: tuple[int, int] = (1, 1)
+
+    @property
+    def directions(self) -> tuple[Direction, ...]:
+        return (self.direction,) if self.direction else tuple(Direction)
 
     def settled(self) -> PredictOptions:
         """The same with what was left open decided."""
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = self.dtype or ("bfloat16" if device.startswith("cuda") else "float32")
-        return replace(self, device=device, dtype=dtype, model=self.model or default_model(self.direction))
+        return replace(
+            self,
+            device=device,
+            dtype=self.dtype or ("bfloat16" if device.startswith("cuda") else "float32"),
+            model=self.model or default_model(self.direction),
+            batch_size=self.batch_size or BATCH_SIZES["cuda" if device.startswith("cuda") else "cpu"],
+        )
 
 
 @dataclass
 class PredictSummary:
     """What a run did; `faults` names the pairs without an answer, which the same command tries again.
 
-    `notes` names masks of the annotations that had to be skipped: nothing can be asked about them.
+    `notes` names masks of the annotations that had to be skipped: nothing can be asked about them. A take counts once,
+    in however many directions it was predicted.
     """
 
     folder: Path
@@ -84,98 +105,150 @@ def predict(options: PredictOptions) -> PredictSummary:
 
     Each take becomes `<out>/<direction>/<take_uid>.jsonl`, written under a temporary name and renamed, so that a
     killed run continues with the take that it had begun, and ends with the same bytes. A pair that fails is named and
-    left out; `<take_uid>.faults.txt` then asks for another try.
+    left out; `<take_uid>.faults.txt` then asks for another try. Both directions together share what they look at.
     """
     options = options.settled()
     annotations = open_annotations(options.data, split=options.split, takes=options.takes)
     captions = _open_captions(options)
-    index, count = options.shard
-    uids = annotations.take_uids[index - 1 :: count]
+    uids = shard_takes(annotations, *options.shard)
 
-    summary = PredictSummary(options.out / options.direction.value)
+    summary = PredictSummary(options.out / options.direction.value if options.direction else options.out)
     checkpoint = resolve_model(options.model)
     model = checkpoint_hash(checkpoint)
-    calibration = checkpoint_map(checkpoint, model, options.direction)
-    settle_folder(summary.folder, _manifest(options, model, calibration, captions))
-    open_uids = [uid for uid in uids if not _is_done(summary.folder, uid)]
-    summary.already = len(uids) - len(open_uids)
-    if open_uids:
-        predictor = Predictor(options, checkpoint, calibration)
-        for uid in track(open_uids, f"Predicting {options.direction.value}", total=len(open_uids)):
-            take = annotations.load(uid)
-            summary.predictions += predictor.write_take(take, captions, summary)
-            summary.takes += 1
+    calibrations = {direction: checkpoint_map(checkpoint, model, direction) for direction in options.directions}
+    for direction, calibration in calibrations.items():
+        settle_folder(options.out / direction.value, _manifest(options, direction, model, calibration, captions))
+    missing = {uid: [each for each in options.directions if not _is_done(options, each, uid)] for uid in uids}
+    missing = {uid: directions for uid, directions in missing.items() if directions}
+    summary.already = len(uids) - len(missing)
+    if missing:
+        predictor = Predictor(options, checkpoint, calibrations)
+        label = f"Predicting {options.direction.value if options.direction else 'both ways'}"
+        for uid, directions in track(missing.items(), label, total=len(missing)):
+            predictor.write_take(annotations.load(uid), directions, captions, summary)
     summary.notes += map(str, annotations.faults)
     return summary
 
 
+Question = tuple[Pair, Sample]
+Fault = tuple[Pair, str]
+"""A pair, and why it has no answer."""
+
+
 class Predictor:
-    """A loaded model and its reader, for one take after the other."""
+    """A loaded model, for one take after the other: frames are read ahead of it, and masks written down behind it."""
 
-    def __init__(self, options: PredictOptions, checkpoint: Path, calibration: VisibilityMap | None = None) -> None:
-        self.options, self.calibration = options, calibration
-        self.segmenter, prompts = load_checkpoint(checkpoint, device=options.device, dtype=DTYPES[options.dtype])
-        config = self.segmenter.config
-        self.reader = PairReader(prompts, config.image_size, config.pad_value)
+    def __init__(
+        self,
+        options: PredictOptions,
+        checkpoint: Path,
+        calibrations: Mapping[Direction, VisibilityMap | None] | None = None,
+    ) -> None:
+        self.options, self.calibrations = options, calibrations or {}
+        if options.device == "cpu":
+            keep_freed_memory()
+        self.segmenter, self.prompts = load_checkpoint(checkpoint, device=options.device, dtype=DTYPES[options.dtype])
+        # On a CPU the model wants the processors for itself.
+        self.readers = 1 if options.device == "cpu" else min(8, os.cpu_count() or 1)
 
-    def write_take(self, take: Take, captions: Captions | None, summary: PredictSummary) -> int:
-        """Predict a take into its file; returns the number of predictions."""
-        faults: list[str] = []
-        lines = [prediction.to_line() + "\n" for prediction in self.iter_take(take, captions, faults)]
-        path = summary.folder / f"{take.take_uid}.jsonl"
-        notes = path.with_suffix(".faults.txt")
-        if faults:
-            notes.write_text("".join(f"{fault}\n" for fault in faults), "utf-8")
-        with written_whole(path) as file:
-            file.writelines(lines)
-        if not faults:
-            notes.unlink(missing_ok=True)
-        summary.faults += faults
-        detail(f"take {take.take_uid}: {len(lines)} predictions, {len(faults)} faults")
-        return len(lines)
-
-    def iter_take(self, take: Take, captions: Captions | None, faults: list[str]) -> Iterator[Prediction]:
-        """Predictions in the order of `iter_pairs`."""
-        for batch in self.iter_batches(take, self.options.direction, captions, faults):
-            yield from self._answer(batch, faults)
+    def write_take(
+        self, take: Take, directions: Sequence[Direction], captions: Captions | None, summary: PredictSummary
+    ) -> None:
+        """Predict a take into a file for each direction."""
+        lines: dict[Direction, list[str]] = {direction: [] for direction in directions}
+        faults: list[Fault] = []
+        with ThreadPoolExecutor(1) as scribe:
+            written = [
+                scribe.submit(self._spell, answered)
+                for batch in self.iter_batches(take, directions, captions, faults)
+                if (answered := self._answer(batch, faults))
+            ]
+            for spelt in written:
+                for direction, line in spelt.result():
+                    lines[direction].append(line)
+        for direction in directions:
+            path = self.options.out / direction.value / f"{take.take_uid}.jsonl"
+            own = [f"{fault}\n" for pair, fault in faults if direction_of(pair) is direction]
+            notes = path.with_suffix(".faults.txt")
+            if own:
+                notes.write_text("".join(own), "utf-8")
+            with written_whole(path) as file:
+                file.writelines(lines[direction])
+            if not own:
+                notes.unlink(missing_ok=True)
+            detail(f"take {take.take_uid}, {direction.value}: {len(lines[direction])} predictions, {len(own)} faults")
+            summary.predictions += len(lines[direction])
+        summary.faults += [fault for _, fault in faults]
+        summary.takes += 1
 
     def iter_batches(
-        self, take: Take, direction: Direction, captions: Captions | None, faults: list[str]
-    ) -> Iterator[list[tuple[Pair, Sample]]]:
-        """A take's pairs, read; batches never span takes, so that a take's bytes are its own."""
+        self, take: Take, directions: Sequence[Direction], captions: Captions | None, faults: list[Fault]
+    ) -> Iterator[list[Question]]:
+        """A take's pairs, read: whole frames, until there are `batch_size` records.
+
+        Records of one frame share images, so they stay together. Batches never span takes, so that a take's bytes are
+        its own.
+        """
         if take.folder is None:
             raise PredictionError("annotations without frames", where=f"take {take.take_uid}", remedy="xseg prepare")
-        batch: list[tuple[Pair, Sample]] = []
-        for pair in _iter_small(iter_pairs(take, direction, captions), self.most_objects):
-            try:
-                batch.append((pair, self.reader.read(pair, take.folder)))
-            except XsegError as fault:
-                faults.append(str(fault))
-            if len(batch) == self.options.batch_size:
+        pairs = (pair for direction in directions for pair in iter_pairs(take, direction, captions))
+        parts = sorted(_iter_small(pairs, self.most_objects), key=lambda pair: pair.frame)  # stable
+        frames = [list(frame) for _, frame in groupby(parts, key=lambda pair: pair.frame)]
+        batch: list[Question] = []
+        for pairs in map_ahead(partial(self._read_frame, take.folder), frames, self.readers):
+            for pair, sample in pairs:
+                if isinstance(sample, XsegError):
+                    faults.append((pair, str(sample)))
+                else:
+                    batch.append((pair, sample))
+            if len(batch) >= self.options.batch_size:
                 yield batch
                 batch = []
         if batch:
             yield batch
+
+    def _read_frame(self, folder: Path, pairs: Sequence[Pair]) -> list[tuple[Pair, Sample | XsegError]]:
+        """The pairs of one frame, each image and mask read once."""
+        config = self.segmenter.config
+        reader = PairReader(self.prompts, config.image_size, config.pad_value)
+        read: list[tuple[Pair, Sample | XsegError]] = []
+        for pair in pairs:
+            try:
+                read.append((pair, reader.read(pair, folder)))
+            except XsegError as fault:
+                read.append((pair, fault))
+        return read
 
     @property
     def most_objects(self) -> int:
         """Objects that one record can tell apart: there is a proposal for each."""
         return self.segmenter.config.decoder.num_mask_tokens
 
-    def _answer(self, batch: Sequence[tuple[Pair, Sample]], faults: list[str]) -> Iterator[Prediction]:
-        """Predictions of a batch; what does not fit into memory is tried again record by record."""
+    def _answer(self, batch: Sequence[Question], faults: list[Fault]) -> list[tuple[Pair, Segmentation]]:
+        """A batch's answers; what does not fit into memory is tried again record by record."""
         try:
-            answers = list(answer_pairs(self.segmenter, batch, self.calibration))
+            return answer_pairs(self.segmenter, batch)
         except (RuntimeError, MemoryError) as fault:
             if not is_out_of_memory(fault):
                 raise
-            if len(batch) > 1:
-                for single in batch:
-                    yield from self._answer([single], faults)
-            else:
-                faults.append(f"{batch[0][0]}: out of memory on {self.options.device}")
-            return
-        yield from answers
+        if len(batch) == 1:
+            pair, _ = batch[0]
+            faults.append((pair, f"{pair}: out of memory on {self.options.device}"))
+            return []
+        return [answer for single in batch for answer in self._answer([single], faults)]
+
+    def _spell(self, answered: Sequence[tuple[Pair, Segmentation]]) -> list[tuple[Direction, str]]:
+        """Answers as lines of text, while the model is busy with the next ones."""
+        lines = []
+        for pair, answer in answered:
+            direction = direction_of(pair)
+            for prediction in to_predictions([pair], [answer], self.calibrations.get(direction)):
+                lines.append((direction, prediction.to_line() + "\n"))
+        return lines
+
+
+def direction_of(pair: Pair) -> Direction:
+    return Direction.EGO_EXO if is_ego(pair.query_camera) else Direction.EXO_EGO
 
 
 def is_out_of_memory(fault: Exception) -> bool:
@@ -183,14 +256,11 @@ def is_out_of_memory(fault: Exception) -> bool:
     return isinstance(fault, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(fault)
 
 
-def answer_pairs(
-    segmenter: CrossViewModel, batch: Sequence[tuple[Pair, Sample]], calibration: VisibilityMap | None = None
-) -> Iterator[Prediction]:
+def answer_pairs(segmenter: CrossViewModel, batch: Sequence[Question]) -> list[tuple[Pair, Segmentation]]:
     """Masks at the size that the scorer demands."""
     pairs = [pair for pair, _ in batch]
-    sizes = [scored_hw(pair.target_hw) for pair in pairs]
-    answers = segmenter.segment(collate([sample for _, sample in batch]).to(segmenter.device), sizes)
-    yield from to_predictions(pairs, answers, calibration)
+    samples = collate([sample for _, sample in batch]).to(segmenter.device)
+    return list(zip(pairs, segment(segmenter, samples, [scored_hw(pair.target_hw) for pair in pairs]), strict=True))
 
 
 def to_predictions(
@@ -223,7 +293,8 @@ def _iter_small(pairs: Iterator[Pair], most: int) -> Iterator[Pair]:
             yield replace(pair, objects=pair.objects[start : start + most])
 
 
-def _is_done(folder: Path, uid: str) -> bool:
+def _is_done(options: PredictOptions, direction: Direction, uid: str) -> bool:
+    folder = options.out / direction.value
     return (folder / f"{uid}.jsonl").is_file() and not (folder / f"{uid}.faults.txt").exists()
 
 
@@ -237,7 +308,11 @@ def _open_captions(options: PredictOptions) -> Captions | None:
 
 
 def _manifest(
-    options: PredictOptions, model: str, calibration: VisibilityMap | None, captions: Captions | None
+    options: PredictOptions,
+    direction: Direction,
+    model: str,
+    calibration: VisibilityMap | None,
+    captions: Captions | None,
 ) -> dict[str, Any]:
     """What made the folder; `identity` must be the same for all of it."""
     return {
@@ -247,7 +322,7 @@ def _manifest(
             "captions": captions.hash if captions else None,
             "shuffle_captions": options.shuffle_captions,
             "dtype": options.dtype,
-            "direction": options.direction.value,
+            "direction": direction.value,
         },
         "model": str(options.model),
         "captions": str(options.captions) if options.captions else None,
@@ -255,6 +330,7 @@ def _manifest(
         "split": options.split,
         "batch_size": options.batch_size,
         "device": options.device,
+        "shards": options.shard[1],
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }

@@ -59,8 +59,10 @@ def binarise(logits: Float[Tensor, "K H W"]) -> Bool[Tensor, "K H W"]:
     Where no pixel passes, the most likely one stands with its neighbours up to a hundredth of the long side.
     """
     masks = logits > 0
-    reach = max(logits.shape[-2:]) // 100
-    for k in torch.nonzero(~masks.flatten(1).any(1)).flatten().tolist():
-        row, column = divmod(int(logits[k].argmax()), logits.shape[-1])
-        masks[k, max(0, row - reach) : row + reach + 1, max(0, column - reach) : column + reach + 1] = True
-    return masks
+    height, width = logits.shape[-2:]
+    reach = max(height, width) // 100
+    peak = logits.flatten(1).argmax(1)[:, None]  # (K, 1)
+    rows = (torch.arange(height, device=logits.device) - peak // width).abs() <= reach  # (K, H)
+    columns = (torch.arange(width, device=logits.device) - peak % width).abs() <= reach  # (K, W)
+    empty = ~masks.flatten(1).any(1)
+    return masks | (rows & empty[:, None])[:, :, None] & columns[:, None]

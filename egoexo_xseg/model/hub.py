@@ -13,13 +13,14 @@ RELEASED = {
     Direction.EGO_EXO: "wangzeze/ObjectRelator-Ego2Exo-Full",
     Direction.EXO_EGO: "wangzeze/ObjectRelator-Exo2Ego-Full",
 }
+JOINT = "wangzeze/ObjectRelator-Joint"
 
 KNOWN = {
     "wangzeze/ObjectRelator-Ego2Exo-Full": ("ego2exo", "trained on all records"),
     "wangzeze/ObjectRelator-Ego2Exo-Small": ("ego2exo", "trained on fewer records"),
     "wangzeze/ObjectRelator-Exo2Ego-Full": ("exo2ego", "trained on all records"),
     "wangzeze/ObjectRelator-Exo2Ego-Small": ("exo2ego", "trained on fewer records"),
-    "wangzeze/ObjectRelator-Joint": ("both", "one model for both directions"),
+    JOINT: ("both", "one model for both directions"),
     "EnmingZhang/PSALM": ("-", "the start of training, without fusion"),
 }
 """The published checkpoints of this architecture, 1.59 billion parameters each: direction, and what they are."""
@@ -31,9 +32,9 @@ WANTED = ("*.safetensors", "*.safetensors.index.json", "config.json", "tokenizer
 WANTED += ("added_tokens.json", "calibration.json")
 
 
-def default_model(direction: Direction) -> str:
-    """The released checkpoint that was trained for this direction."""
-    return RELEASED[direction]
+def default_model(direction: Direction | None) -> str:
+    """The released checkpoint that was trained for this direction, or for both (None)."""
+    return RELEASED[direction] if direction else JOINT
 
 
 def resolve_model(model: str | Path, revision: str | None = None, wanted: Sequence[str] = WANTED) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -108,6 +108,11 @@ class Batch:
     names: tuple[str, ...]
     """Which views each record is of, for messages."""
     target_masks: Bool[Tensor, "B K S S"] | None = None
+
+    def distinct_targets(self) -> tuple[list[int], Int64[Tensor, " B"]]:
+        """The images that are some record's target, and which of them is each record's."""
+        targets = sorted(set(self.target))
+        return targets, torch.tensor([targets.index(image) for image in self.target])
 
     def pin_memory(self) -> Batch:
         """The same where a GPU fetches it without waiting."""

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from egoexo_xseg.model.positions import sine_positions
 
 NUM_SCALES = 3
 """Layers take turns in reading the three memory maps."""
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """What masks are drawn on: images after the pixel decoder, at stride 4 and as memory; `own` is each record's."""
+
+    mask_features: Float[Tensor, "I M h w"]
+    memory: tuple[Float[Tensor, "I C _ _"], ...]
+    own: Int64[Tensor, " B"]
+
+    def size(self, scale: int) -> tuple[int, int]:
+        height, width = self.memory[scale].shape[-2:]
+        return height, width
 
 
 class Level(NamedTuple):
@@ -40,13 +54,20 @@ class Attention(nn.Module):
     def forward(
         self,
         q: Float[Tensor, "B N C"],
-        k: Float[Tensor, "B T C"],
-        v: Float[Tensor, "B T C"],
+        k: Float[Tensor, "I T C"],
+        v: Float[Tensor, "I T C"],
         attended: Bool[Tensor, "B 1 #N T"] | None = None,
+        own: Int64[Tensor, " B"] | None = None,
     ) -> Float[Tensor, "B N C"]:
-        """`attended` tells what each query may look at; every query needs something."""
+        """`attended` tells what each query may look at; every query needs something.
+
+        `own` tells whose keys and values each record reads, which are projected once however many do; without it,
+        each record has its own.
+        """
         parts = zip((q, k, v), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True)
         q, k, v = (self._split_heads(F.linear(x, weight, bias)) for x, weight, bias in parts)
+        if own is not None:
+            k, v = k[own], v[own]
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=attended)  # (B, heads, N, d)
         return self.out_proj(x.transpose(1, 2).flatten(2))  # (B, N, C)
 
@@ -66,12 +87,13 @@ class CrossAttentionLayer(nn.Module):
         self,
         x: Float[Tensor, "B N C"],
         order: Float[Tensor, "N C"],
-        memory: tuple[Float[Tensor, "B T C"], Float[Tensor, "T C"]],
+        memory: tuple[Float[Tensor, "I T C"], Float[Tensor, "T C"]],
         attended: Bool[Tensor, "B 1 N T"],
+        own: Int64[Tensor, " B"],
     ) -> Float[Tensor, "B N C"]:
-        """`memory` is what is read, and where it lies."""
+        """`memory` is what is read, and where it lies; `own` tells which image's each record reads."""
         values, positions = memory
-        return self.norm(x + self.multihead_attn(x + order, values + positions, values, attended))
+        return self.norm(x + self.multihead_attn(x + order, values + positions, values, attended, own))
 
 
 class SelfAttentionLayer(nn.Module):
@@ -145,8 +167,7 @@ class MaskDecoder(nn.Module):
 
     def forward(
         self,
-        memory: tuple[Float[Tensor, "B C _ _"], ...],
-        mask_features: Float[Tensor, "B M h w"],
+        canvas: Canvas,
         mask_embeddings: Float[Tensor, "B N C"],
         condition_embeddings: Float[Tensor, "B K C"],
         real: Bool[Tensor, "B N"] | None = None,
@@ -156,12 +177,52 @@ class MaskDecoder(nn.Module):
         `mask_embeddings` beyond `num_queries` have no learnt place in the order; those that are not `real` are padding,
         which the others do not see.
         """
-        sizes = [(scale.shape[2], scale.shape[3]) for scale in memory]
-        scales = self._remember(memory)
-        x, order = mask_embeddings, self.query_embed.weight  # (B, N, C), (N, C)
+        mask_features = canvas.mask_features[canvas.own]  # (B, M, h, w)
+        levels = [self.predict(mask_embeddings, mask_features, condition_embeddings)]
+
+        def look(_: Float[Tensor, "B N C"], scale: int) -> Bool[Tensor, "B 1 N T"]:
+            return where_to_look(levels[-1].mask_logits, canvas.size(scale))
+
+        for x in self._refine(canvas, mask_embeddings, real, look):
+            levels.append(self.predict(x, mask_features, condition_embeddings))
+        return levels
+
+    def finish(
+        self,
+        canvas: Canvas,
+        mask_embeddings: Float[Tensor, "B N C"],
+        condition_embeddings: Float[Tensor, "B K C"],
+        real: Bool[Tensor, "B N"] | None = None,
+    ) -> Level:
+        """The final level alone, at a fraction of the cost: no masks are drawn large only to be shrunk.
+
+        A mask is linear in the mask features, and so is resizing: shrunk features draw what shrinking a mask leaves.
+        """
+        shrunk = [
+            F.interpolate(canvas.mask_features, size=canvas.size(scale), mode="bilinear", align_corners=False)
+            for scale in range(NUM_SCALES)
+        ]
+
+        def look(x: Float[Tensor, "B N C"], scale: int) -> Bool[Tensor, "B 1 N T"]:
+            embeddings = self.mask_embed(self.decoder_norm(x))
+            return inside(torch.einsum("bnm,bmhw->bnhw", embeddings, shrunk[scale][canvas.own]))
+
+        for last in self._refine(canvas, mask_embeddings, real, look):
+            x = last
+        return self.predict(x, canvas.mask_features[canvas.own], condition_embeddings)
+
+    def _refine(
+        self,
+        canvas: Canvas,
+        x: Float[Tensor, "B N C"],
+        real: Bool[Tensor, "B N"] | None,
+        look: Callable[[Float[Tensor, "B N C"], int], Bool[Tensor, "B 1 N T"]],
+    ) -> Iterator[Float[Tensor, "B N C"]]:
+        """The proposals after each layer; `look` tells what they attend to of a scale, as they are before it."""
+        scales = self._remember(canvas.memory)
+        order = self.query_embed.weight  # (N, C)
         order = F.pad(order, (0, 0, 0, x.shape[1] - len(order)))
         seen = None if real is None else real[:, None, None]  # (B, 1, 1, N)
-        levels = [self.predict(x, mask_features, condition_embeddings)]
         layers = zip(
             self.transformer_cross_attention_layers,
             self.transformer_self_attention_layers,
@@ -170,19 +231,17 @@ class MaskDecoder(nn.Module):
         )
         for depth, (read, confer, think) in enumerate(layers):
             scale = depth % NUM_SCALES
-            attended = where_to_look(levels[-1].mask_logits, sizes[scale])
-            x = think(confer(read(x, order, scales[scale], attended), order, seen))
-            levels.append(self.predict(x, mask_features, condition_embeddings))
-        return levels
+            x = think(confer(read(x, order, scales[scale], look(x, scale), canvas.own), order, seen))
+            yield x
 
     def _remember(
-        self, memory: Sequence[Float[Tensor, "B C _ _"]]
-    ) -> list[tuple[Float[Tensor, "B _ C"], Float[Tensor, "_ C"]]]:
+        self, memory: Sequence[Float[Tensor, "I C _ _"]]
+    ) -> list[tuple[Float[Tensor, "I _ C"], Float[Tensor, "_ C"]]]:
         """Each map as (values, positions), one row per place."""
         scales = []
         for scale, own in zip(memory, self.level_embed.weight, strict=True):
             positions = sine_positions((scale.shape[2], scale.shape[3]), scale.shape[1], scale.device)
-            scales.append((scale.flatten(2).transpose(1, 2) + own, positions.to(scale.dtype)))  # (B, T, C), (T, C)
+            scales.append((scale.flatten(2).transpose(1, 2) + own, positions.to(scale.dtype)))  # (I, T, C), (T, C)
         return scales
 
     def predict(
@@ -197,6 +256,10 @@ class MaskDecoder(nn.Module):
 @torch.no_grad()
 def where_to_look(mask_logits: Float[Tensor, "B N H W"], hw: tuple[int, int]) -> Bool[Tensor, "B 1 N T"]:
     """The places of a memory map inside each proposal's mask, or all of them where that would be none."""
-    likely = F.interpolate(mask_logits, size=hw, mode="bilinear", align_corners=False).sigmoid() >= 0.5
-    inside = likely.flatten(2)[:, None]  # (B, 1, N, T)
-    return inside | ~inside.any(-1, keepdim=True)
+    return inside(F.interpolate(mask_logits, size=hw, mode="bilinear", align_corners=False))
+
+
+def inside(mask_logits: Float[Tensor, "B N h w"]) -> Bool[Tensor, "B 1 N T"]:
+    """The places more likely in each mask than out, or all of them where that would be none."""
+    likely = (mask_logits.sigmoid() >= 0.5).flatten(2)[:, None]  # (B, 1, N, T)
+    return likely | ~likely.any(-1, keepdim=True)

@@ -51,6 +51,11 @@ class Prompt:
     def num_objects(self) -> int:
         return self.ids.count(OBJECT)
 
+    @property
+    def opening(self) -> tuple[int, ...]:
+        """What stands before the image: the same words in every prompt."""
+        return self.ids[: self.ids.index(IMAGE)]
+
 
 class PromptBuilder:
     """Writes prompts with a checkpoint's own tokenizer; captions are all it ever learns of an object."""
@@ -177,6 +182,18 @@ class Layout:
     masks: Int64[Tensor, "B N"]
     captions: Float[Tensor, "B L"]
     own_captions: Float[Tensor, "B K L"]
+
+    def after(self, length: int) -> Layout:
+        """The rest of the input, without its first positions, where none of the spans may lie."""
+        return Layout(
+            self.words,
+            self.rows[:, length:],
+            self.attended[:, length:],
+            (self.objects - length).clamp(min=0),  # padding stands at 0
+            self.masks - length,
+            self.captions[:, length:],
+            self.own_captions[..., length:],
+        )
 
     def to(self, device: torch.device) -> Layout:
         moved = {entry.name: getattr(self, entry.name).to(device, non_blocking=True) for entry in fields(self)}

@@ -9,12 +9,12 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 from transformers import PhiModel, PreTrainedModel
+from transformers.activations import NewGELUActivation
 
-from egoexo_xseg.model.assignment import assign, binarise, margins, score_proposals
 from egoexo_xseg.model.conditions import FUSIONS, pool_regions
 from egoexo_xseg.model.configuration import CrossViewConfig
-from egoexo_xseg.model.inputs import Batch, Fit, unfit
-from egoexo_xseg.model.mask_decoder import Level, MaskDecoder
+from egoexo_xseg.model.inputs import Batch
+from egoexo_xseg.model.mask_decoder import Canvas, Level, MaskDecoder
 from egoexo_xseg.model.pixel_decoder import PixelDecoder
 from egoexo_xseg.model.projector import Projector
 from egoexo_xseg.model.prompts import Layout, Prompt, lay_out
@@ -44,14 +44,6 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Canvas:
-    """What masks are drawn on: each record's target image after the pixel decoder, at stride 4 and as its memory."""
-
-    mask_features: Float[Tensor, "B M h w"]
-    memory: tuple[Float[Tensor, "B C _ _"], ...]
-
-
-@dataclass(frozen=True)
 class Output:
     """Proposals and how well each answers each object; `levels` holds every decoder level, the final one last.
 
@@ -64,15 +56,6 @@ class Output:
     present: Bool[Tensor, "B K"]
     objects: Float[Tensor, "B K C"]
     levels: list[Level]
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """The answer to one record, on the CPU: masks may overlap, each object is scored by itself."""
-
-    masks: Bool[Tensor, "K H W"]
-    scores: Float[Tensor, " K"]
-    margins: Float[Tensor, " K"]
 
 
 class CrossViewModel(PreTrainedModel):
@@ -101,7 +84,7 @@ class CrossViewModel(PreTrainedModel):
             out_channels=width,
             stride=config.projector.stride,
         )
-        self.language = PhiModel(config.language)
+        self.language = fuse_activations(PhiModel(config.language))
         self.mask_tokens = nn.Parameter(torch.zeros(decoder.num_mask_tokens, width))
         self.mask_head = nn.Linear(width, decoder.hidden_dim)
         self.object_head = nn.Linear(width, decoder.hidden_dim)
@@ -172,7 +155,10 @@ class CrossViewModel(PreTrainedModel):
     ) -> Reading:
         """Read the prompts, with the target image and the pooled objects in their places."""
         layout = lay_out(prompts, image_tokens.shape[1], len(self.mask_tokens)).to(image_tokens.device)
-        hidden = self.listen(self.embed(layout, image_tokens, regions), layout)
+        return self.interpret(self.listen(self.embed(layout, image_tokens, regions), layout), layout)
+
+    def interpret(self, hidden: Float[Tensor, "B L D"], layout: Layout) -> Reading:
+        """Pick out of the language model's hidden states what the layout tells to be there."""
         rows = torch.arange(len(hidden), device=hidden.device)[:, None]
         spans = layout.own_captions if self.config.fusion == "per_object" else layout.captions[:, None]  # (B, R, L)
         return Reading(
@@ -205,13 +191,21 @@ class CrossViewModel(PreTrainedModel):
 
     def unroll(self, batch: Batch, encoding: Encoding) -> Canvas:
         """Pass the target images through the pixel decoder, each once however many records ask for it."""
-        distinct = sorted(set(batch.target))
-        mask_features, memory = self.pixel_decoder(tuple(level[distinct] for level in encoding.features))
-        own = [distinct.index(image) for image in batch.target]
-        return Canvas(mask_features[own], tuple(level[own] for level in memory))
+        targets, own = batch.distinct_targets()
+        mask_features, memory = self.pixel_decoder(tuple(level[targets] for level in encoding.features))
+        return Canvas(mask_features, memory, own.to(mask_features.device))
 
     def propose(self, batch: Batch, canvas: Canvas, reading: Reading) -> Output:
         """The rest of `decode`; a caller that asks the same images again may keep their canvas."""
+        present, given = self.prepare(batch, reading)
+        levels = self.mask_decoder(canvas, *given)
+        mask_logits, condition_logits = levels[-1]
+        return Output(mask_logits, condition_logits, present, reading.objects, levels)
+
+    def prepare(
+        self, batch: Batch, reading: Reading
+    ) -> tuple[Bool[Tensor, "B K"], tuple[Float[Tensor, "B N C"], Float[Tensor, "B K C"], Bool[Tensor, "B N"] | None]]:
+        """Which objects are no padding, and what the mask decoder is given: proposals, conditions, real proposals."""
         counts = torch.tensor(batch.num_objects)[:, None]
         present = (torch.arange(reading.objects.shape[1]) < counts).to(reading.objects.device)  # (B, K)
         conditions = self.fusion(reading.objects, reading.captions, present, reading.captioned)
@@ -219,37 +213,12 @@ class CrossViewModel(PreTrainedModel):
         if self.config.object_proposals:
             proposals = torch.cat([proposals, conditions], 1)  # (B, N + K, C)
             real = torch.cat([torch.ones_like(reading.masks[..., 0], dtype=torch.bool), present], 1)  # (B, N + K)
-        levels = self.mask_decoder(
-            memory=canvas.memory,
-            mask_features=canvas.mask_features,
-            mask_embeddings=proposals,
-            condition_embeddings=conditions,
-            real=real,
-        )
-        mask_logits, condition_logits = levels[-1]
-        return Output(mask_logits, condition_logits, present, reading.objects, levels)
-
-    @torch.inference_mode()
-    def segment(self, batch: Batch, sizes: Sequence[tuple[int, int]]) -> list[Segmentation]:
-        """Masks of every record's objects at the wanted (height, width), with scores and margins in [0, 1]."""
-        return self.choose(batch, self(batch), sizes)
-
-    def choose(self, batch: Batch, output: Output, sizes: Sequence[tuple[int, int]]) -> list[Segmentation]:
-        """The rest of `segment`, for a caller that has the output."""
-        answers = []
-        for b, (count, hw) in enumerate(zip(batch.num_objects, sizes, strict=True)):
-            real = len(self.mask_tokens) + count * self.config.object_proposals
-            masks, conditions = output.mask_logits[b, :real], output.condition_logits[b, :count, :real]
-            answers.append(answer_objects(masks, conditions, batch.fits[b], hw))
-        return answers
+        return present, (proposals, conditions, real)
 
 
-def answer_objects(
-    mask_logits: Float[Tensor, "N h w"], condition_logits: Float[Tensor, "K N"], fit: Fit, hw: tuple[int, int]
-) -> Segmentation:
-    """Give each object of one record its proposal, and resize only those."""
-    scores = score_proposals(mask_logits, condition_logits, fit).cpu()
-    chosen = assign(scores)
-    masks = binarise(unfit(mask_logits[chosen], fit, hw))
-    best = scores[torch.arange(len(chosen)), torch.from_numpy(chosen)]
-    return Segmentation(masks.cpu(), best, margins(scores, chosen))
+def fuse_activations(language: PhiModel) -> PhiModel:
+    """Put torch's own tanh GELU in place of transformers' "gelu_new": the same function in one pass, not eight."""
+    for layer in language.layers:
+        if isinstance(layer.mlp.activation_fn, NewGELUActivation):
+            layer.mlp.activation_fn = nn.GELU(approximate="tanh")
+    return language

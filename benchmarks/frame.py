@@ -1,0 +1,235 @@
+"""One frame at full size, both directions, against the released algorithm record by record; side by side in one run.
+
+    python benchmarks/frame.py [--device cpu|cuda] [--exos 4] [--objects 3] [--frames 1] [--repeat 1] [--json FILE]
+
+A frame with one ego and E exo cameras is 2 E records. The weights are random, in the released shapes: no figure here
+depends on their values. The baseline is the released algorithm in our own modules: float32, one record at a time,
+three passes through the image tower, the whole text for every record, masks drawn large before every layer, and all
+proposals brought to the image's size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers.activations import NewGELUActivation
+from transformers.initialization import no_init_weights
+
+from egoexo_xseg.jobs.manifest import versions
+from egoexo_xseg.model import pixel_decoder
+from egoexo_xseg.model.answers import Segmentation, segment
+from egoexo_xseg.model.assignment import assign, mask_sureness
+from egoexo_xseg.model.configuration import CrossViewConfig
+from egoexo_xseg.model.inputs import Sample, View, collate, fit_mask, unfit
+from egoexo_xseg.model.prompts import PromptBuilder, word_tokenizer
+from egoexo_xseg.model.segmenter import CrossViewModel, Encoding
+from egoexo_xseg.parallel import keep_freed_memory
+
+EGO_HW, EXO_HW = (448, 448), (448, 796)
+
+
+def make_model(config: CrossViewConfig, device: str, dtype: torch.dtype) -> CrossViewModel:
+    """Random weights of a trained model's size."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    with torch.device(device), no_init_weights():
+        segmenter = CrossViewModel(config)
+    torch.set_default_dtype(default)
+    generator = torch.Generator(device).manual_seed(0)
+    with torch.no_grad():
+        for name, weight in segmenter.named_parameters():
+            if weight.ndim > 1:
+                weight.normal_(0, 0.02, generator=generator)
+            else:
+                weight.fill_(1.0 if "norm" in name and name.endswith("weight") else 0.0)
+        for module in segmenter.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.reset_running_stats()
+    return segmenter.eval()
+
+
+def make_samples(config: CrossViewConfig, exos: int, objects: int, frames: int) -> list[list[Sample]]:
+    """The records of each frame."""
+    rng = np.random.default_rng(0)
+    captions = ["red cup", "blue striped box", "knife"] * objects
+    prompts = PromptBuilder(word_tokenizer(captions))  # one token a word, as Phi's vocabulary has it
+    found = []
+    for frame in range(frames):
+        names = ["ego", *(f"exo{index}" for index in range(exos))]
+        sizes = [EGO_HW, *[EXO_HW] * exos]
+        views = {
+            name: View.of(f"{frame} {name}", rng.integers(0, 256, (*hw, 3), np.uint8), config.image_size)
+            for name, hw in zip(names, sizes, strict=True)
+        }
+        masks = {name: blobs(rng, hw, objects, config.image_size) for name, hw in zip(names, sizes, strict=True)}
+        pairs = [*(("ego", exo) for exo in names[1:]), *((exo, "ego") for exo in names[1:])]
+        found.append(
+            [
+                Sample(views[query], views[target], masks[query], prompts.build(captions[:objects]))
+                for query, target in pairs
+            ]
+        )
+    return found
+
+
+def blobs(rng: np.random.Generator, hw: tuple[int, int], count: int, side: int) -> np.ndarray:
+    masks = np.zeros((count, *hw), bool)
+    for mask in masks:
+        row, column = rng.integers(0, hw[0] - 60), rng.integers(0, hw[1] - 60)
+        mask[row : row + 50, column : column + 40] = True
+    return np.stack([fit_mask(mask, side) for mask in masks])
+
+
+@contextmanager
+def released_operations(segmenter: CrossViewModel) -> Iterator[None]:
+    """As the released code computes: the activation in eight steps, deformable attention by `grid_sample`."""
+    fused = [layer.mlp.activation_fn for layer in segmenter.language.layers]
+    gather = pixel_decoder.sample_by_gather
+    pixel_decoder.sample_by_gather = pixel_decoder.sample_by_grid
+    for layer in segmenter.language.layers:
+        layer.mlp.activation_fn = NewGELUActivation()
+    yield
+    pixel_decoder.sample_by_gather = gather
+    for layer, own in zip(segmenter.language.layers, fused, strict=True):
+        layer.mlp.activation_fn = own
+
+
+@torch.inference_mode()
+def released_way(segmenter: CrossViewModel, sample: Sample, hw: tuple[int, int]) -> Segmentation:
+    """One record as the released code answers it."""
+    batch = collate([sample]).to(segmenter.device)
+    (query,), (target,) = batch.query, batch.target
+    for_text, under_masks, for_masks = (segmenter.encode(batch.images[[i]]) for i in (target, query, target))
+    order = [under_masks, for_masks] if query < target else [for_masks, under_masks]
+    features = tuple(torch.cat(level) for level in zip(*(each.features for each in order), strict=True))
+    tokens = torch.cat([under_masks.tokens, for_text.tokens][:: 1 if query < target else -1])
+    output = segmenter.answer(batch, Encoding(features, tokens))
+    masks = unfit(output.mask_logits[0], batch.fits[0], hw)  # (100, H, W)
+    scores = (output.condition_logits[0].float().sigmoid() * mask_sureness(masks)).cpu()
+    chosen = assign(scores)
+    return Segmentation((masks > 0).cpu()[chosen], scores[:, chosen].diagonal(), scores[:, chosen].diagonal())
+
+
+@dataclass
+class Took:
+    """What the fastest of some tries took, by the clock and of processors; other programs lengthen the latter less."""
+
+    wall: float
+    processors: float
+
+    def per(self, count: int) -> dict[str, float]:
+        return {"seconds a record": self.wall / count, "processor seconds a record": self.processors / count}
+
+
+def timed(work: Callable[[], object], device: str, repeat: int) -> Took:
+    tries = []
+    for _ in range(repeat):
+        began, used = time.perf_counter(), time.process_time()
+        work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        tries.append(Took(time.perf_counter() - began, time.process_time() - used))
+    return min(tries, key=lambda took: took.wall)
+
+
+def matrix_rate(device: str, dtype: torch.dtype) -> float:
+    """Operations a second of a large matrix product, two for each multiplication with its addition."""
+    size = 8192 if device == "cuda" else 3072
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    torch.mm(a, b)
+    return 2 * size**3 / timed(lambda: torch.mm(a, b), device, 5).wall
+
+
+@dataclass
+class Work:
+    """The records to answer, and how."""
+
+    device: str
+    repeat: int
+    records: list[Sample]
+    sizes: list[tuple[int, int]]
+
+    def measure_baseline(self, segmenter: CrossViewModel, count: int) -> dict[str, float]:
+        """Some records of each direction, one by one."""
+        chosen = [*range(count // 2), *range(len(self.records) - (count - count // 2), len(self.records))]
+        pairs = [(self.records[index], self.sizes[index]) for index in chosen]
+        with released_operations(segmenter):
+            if self.device == "cuda":
+                released_way(segmenter, *pairs[0])
+            took = timed(lambda: [released_way(segmenter, *pair) for pair in pairs], self.device, self.repeat)
+        return took.per(count)
+
+    def measure(self, segmenter: CrossViewModel) -> dict[str, float]:
+        """All records together, as `xseg predict` answers a frame."""
+        if self.device == "cpu":
+            keep_freed_memory()
+        batch = collate(self.records).to(self.device)
+        if self.device == "cuda":
+            segment(segmenter, batch, self.sizes)
+            torch.cuda.reset_peak_memory_stats()
+        with FlopCounterMode(display=False) as counter:
+            took = timed(lambda: segment(segmenter, batch, self.sizes), self.device, self.repeat)
+        operations = counter.get_total_flops() / self.repeat / len(self.records)
+        rate = matrix_rate(self.device, segmenter.dtype)
+        found = took.per(len(self.records)) | {
+            "operations a record": operations,
+            "operations a second of a matrix product": rate,
+            "share of it": operations / rate / took.per(len(self.records))["seconds a record"],
+        }
+        peak = torch.cuda.max_memory_allocated() if self.device == "cuda" else 1024 * resource.getrusage(0).ru_maxrss
+        return found | {"peak memory, GB": peak / 1e9}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--exos", type=int, default=4)
+    parser.add_argument("--objects", type=int, default=3)
+    parser.add_argument("--frames", type=int, default=1, help="at a time")
+    parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument(
+        "--baseline", type=int, default=2, help="records that the baseline answers; its time is a record's"
+    )
+    parser.add_argument("--dtypes", nargs="+", default=["float32"], choices=["float32", "bfloat16"])
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    config = CrossViewConfig()
+    frames = make_samples(config, options.exos, options.objects, options.frames)
+    records = [sample for frame in frames for sample in frame]
+    sizes = [EXO_HW if "exo" in sample.target.name else EGO_HW for sample in records]
+    found = {"device": device_name(options.device), "threads": torch.get_num_threads(), "versions": versions()}
+    found |= {"records": len(records), "text tokens": len(records[0].prompt.ids)}
+    print(found, flush=True)
+    work = Work(options.device, options.repeat, records, sizes)
+    for dtype in options.dtypes:
+        segmenter = make_model(config, options.device, getattr(torch, dtype))
+        if dtype == "float32" and options.baseline:
+            found["baseline"] = work.measure_baseline(segmenter, options.baseline)
+        found[dtype] = work.measure(segmenter)
+        if "baseline" in found:
+            share = found[dtype]["seconds a record"] / found["baseline"]["seconds a record"]
+            found[dtype]["share of the baseline's time"] = share
+        print(dtype, json.dumps(found[dtype], indent=1), flush=True)
+        del segmenter
+    print(json.dumps(found, indent=1))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def device_name(device: str) -> str:
+    return torch.cuda.get_device_name() if device == "cuda" else platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()

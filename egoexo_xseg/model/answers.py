@@ -1,0 +1,122 @@
+"""The answers to a batch, without gradients: whatever its records share is computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+from transformers import DynamicCache
+
+from egoexo_xseg.model.assignment import assign, binarise, margins, score_proposals
+from egoexo_xseg.model.inputs import Batch, unfit
+from egoexo_xseg.model.mask_decoder import Canvas
+from egoexo_xseg.model.prompts import lay_out
+from egoexo_xseg.model.segmenter import CrossViewModel, Encoding, Reading
+
+PIXELS_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 24}
+"""Of images that pass the image tower or the pixel decoder together: what a device needs to be busy, and no more
+memory than that. At full size one image on a CPU (some 0.5 GB in float32), 16 on a GPU."""
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The answer to one record, on the CPU: masks may overlap, each object is scored by itself."""
+
+    masks: Bool[Tensor, "K H W"]
+    scores: Float[Tensor, " K"]
+    margins: Float[Tensor, " K"]
+
+
+@torch.inference_mode()
+def segment(segmenter: CrossViewModel, batch: Batch, sizes: Sequence[tuple[int, int]]) -> list[Segmentation]:
+    """Masks of every record's objects at the wanted (height, width), with scores and margins in [0, 1].
+
+    Each image is encoded once, each target image drawn on once, and what the language model reads up to the end of an
+    image is read once for all records that ask for it.
+    """
+    encoding = encode(segmenter, batch.images)
+    regions = segmenter.pool(encoding, batch.query, batch.query_masks)
+    reading = read(segmenter, batch, encoding, regions)
+    return choose(segmenter, batch, unroll(segmenter, batch, encoding), reading, sizes)
+
+
+def encode(segmenter: CrossViewModel, images: UInt8[Tensor, "I 3 S S"]) -> Encoding:
+    """`CrossViewModel.encode`, a few images at a time."""
+    parts = [segmenter.encode(part) for part in images.split(_at_once(segmenter))]
+    features = tuple(torch.cat(level) for level in zip(*(part.features for part in parts), strict=True))
+    return Encoding(features, torch.cat([part.tokens for part in parts]))
+
+
+def unroll(segmenter: CrossViewModel, batch: Batch, encoding: Encoding) -> Canvas:
+    """`CrossViewModel.unroll`, a few images at a time."""
+    targets, own = batch.distinct_targets()
+    at_once = _at_once(segmenter)
+    parts = [
+        segmenter.pixel_decoder(tuple(level[targets[start : start + at_once]] for level in encoding.features))
+        for start in range(0, len(targets), at_once)
+    ]
+    memory = tuple(torch.cat(scale) for scale in zip(*(memory for _, memory in parts), strict=True))
+    return Canvas(torch.cat([features for features, _ in parts]), memory, own.to(segmenter.device))
+
+
+def _at_once(segmenter: CrossViewModel) -> int:
+    return max(1, PIXELS_AT_ONCE[segmenter.device.type] // segmenter.config.image_size**2)
+
+
+def read(segmenter: CrossViewModel, batch: Batch, encoding: Encoding, regions: Float[Tensor, "B K D"]) -> Reading:
+    """`CrossViewModel.read` with less to read: the opening words once, then each target image once.
+
+    A causal model's keys and values of a beginning do not depend on what follows, so records that begin alike can go
+    on from the same ones.
+    """
+    language, device = segmenter.language, regions.device
+    targets, own = batch.distinct_targets()
+    opening = torch.tensor([batch.prompts[0].opening], device=device)  # (1, W)
+    cache = DynamicCache(config=language.config)
+    language(inputs_embeds=language.embed_tokens(opening), past_key_values=cache, use_cache=True)
+    cache.batch_repeat_interleave(len(targets))
+    language(inputs_embeds=encoding.tokens[targets], past_key_values=cache, use_cache=True)
+    cache.batch_select_indices(own.to(device))
+    begun = cache.get_seq_length()
+
+    layout = lay_out(batch.prompts, 0, len(segmenter.mask_tokens)).after(opening.shape[1]).to(device)
+    rest = segmenter.embed(layout, encoding.tokens[list(batch.target), :0], regions)  # (B, L, D)
+    attended = torch.cat([layout.attended.new_ones(len(rest), begun), layout.attended], 1)
+    hidden = language(inputs_embeds=rest, attention_mask=attended, past_key_values=cache, use_cache=True)
+    return segmenter.interpret(hidden.last_hidden_state, layout)
+
+
+def choose(
+    segmenter: CrossViewModel, batch: Batch, canvas: Canvas, reading: Reading, sizes: Sequence[tuple[int, int]]
+) -> list[Segmentation]:
+    """Propose masks, give each object its own, and resize only those.
+
+    All scores come to the CPU together, and so do all masks: a GPU is waited for twice.
+    """
+    _, given = segmenter.prepare(batch, reading)
+    mask_logits, condition_logits = segmenter.mask_decoder.finish(canvas, *given)
+    tables = []
+    for b, count in enumerate(batch.num_objects):
+        real = len(segmenter.mask_tokens) + count * segmenter.config.object_proposals
+        tables.append(score_proposals(mask_logits[b, :real], condition_logits[b, :count, :real], batch.fits[b]))
+    tables = _fetch(tables)
+    chosen = [assign(table) for table in tables]
+    masks = [
+        binarise(unfit(mask_logits[b, torch.from_numpy(own).to(mask_logits.device)], batch.fits[b], hw))
+        for b, (own, hw) in enumerate(zip(chosen, sizes, strict=True))
+    ]
+    return [
+        Segmentation(mask, table[torch.arange(len(own)), torch.from_numpy(own)], margins(table, own))
+        for mask, table, own in zip(_fetch(masks), tables, chosen, strict=True)
+    ]
+
+
+def _fetch(parts: Sequence[Tensor]) -> list[Tensor]:
+    """Bring tensors to the CPU in one piece."""
+    whole = torch.cat([part.flatten() for part in parts]).cpu()
+    return [
+        own.view(part.shape) for own, part in zip(whole.split([part.numel() for part in parts]), parts, strict=True)
+    ]

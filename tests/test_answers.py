@@ -1,0 +1,100 @@
+"""Answering without gradients: the same answers as the whole model's, with less work."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from test_segmenter import CONFIG, SAMPLES, make_sample
+
+from egoexo_xseg.model import answers
+from egoexo_xseg.model.assignment import assign, score_proposals
+from egoexo_xseg.model.configuration import CrossViewConfig
+from egoexo_xseg.model.inputs import collate
+from egoexo_xseg.model.segmenter import CrossViewModel
+
+SIZES = [(60, 40), (90, 60), (33, 22)]
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+def make_model(**changes) -> CrossViewModel:
+    config = CrossViewConfig.tiny()
+    for name, value in changes.items():
+        setattr(config, name, value)
+    torch.manual_seed(0)
+    return CrossViewModel(config).eval()
+
+
+@pytest.fixture(scope="module")
+def segmenter() -> CrossViewModel:
+    return make_model()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("fusion", ["released", "per_object"])
+def test_reading_in_parts_is_reading_at_once(fusion):
+    segmenter = make_model(fusion=fusion)
+    samples = [*SAMPLES, make_sample("exo2", "ego2", ["a bowl"]), make_sample("exo2", "ego", [None])]
+    batch = collate(samples)
+    encoding = segmenter.encode(batch.images)
+    regions = segmenter.pool(encoding, batch.query, batch.query_masks)
+    whole = segmenter.read(batch.prompts, encoding.tokens[list(batch.target)], regions)
+    parts = answers.read(segmenter, batch, encoding, regions)
+    torch.testing.assert_close(parts.masks, whole.masks, **CLOSE)
+    torch.testing.assert_close(parts.captions, whole.captions, **CLOSE)
+    assert torch.equal(parts.captioned, whole.captioned)
+    for b, count in enumerate(batch.num_objects):
+        torch.testing.assert_close(parts.objects[b, :count], whole.objects[b, :count], **CLOSE)
+
+
+@pytest.mark.parametrize("changes", [{}, {"object_proposals": True, "fusion": "per_object", "region_levels": [0]}])
+def test_answers_are_the_models(changes):
+    segmenter = make_model(**changes)
+    batch = collate(SAMPLES)
+    with torch.no_grad():
+        output = segmenter(batch)
+    for b, (found, count) in enumerate(zip(answers.segment(segmenter, batch, SIZES), batch.num_objects, strict=True)):
+        real = len(segmenter.mask_tokens) + count * segmenter.config.object_proposals
+        masks, conditions = output.mask_logits[b, :real], output.condition_logits[b, :count, :real]
+        scores = score_proposals(masks, conditions, batch.fits[b])
+        chosen = assign(scores)
+        torch.testing.assert_close(found.scores, scores[torch.arange(count), torch.from_numpy(chosen)], **CLOSE)
+        assert found.masks.shape == (count, *SIZES[b])
+
+
+def test_the_answer_does_not_depend_on_how_many_images_pass_at_once(segmenter, monkeypatch):
+    batch = collate(SAMPLES)
+    apart = answers.segment(segmenter, batch, SIZES)
+    monkeypatch.setitem(answers.PIXELS_AT_ONCE, "cpu", 1)
+    for one, other in zip(apart, answers.segment(segmenter, batch, SIZES), strict=True):
+        torch.testing.assert_close(one.scores, other.scores, **CLOSE)
+
+
+def test_work_done_for_a_frame(segmenter, monkeypatch):
+    """One ego and three exo cameras, both directions: six records, four images."""
+    exos = ("exo1", "exo2", "exo3")
+    samples = [make_sample("ego", exo, ["a cup", None]) for exo in exos]
+    samples += [make_sample(exo, "ego", [None, "a red bowl"]) for exo in exos]
+    batch = collate(samples)
+    work = {"swin": 0, "pixel_decoder": 0, "language": 0}
+    hooks = [
+        segmenter.swin.register_forward_pre_hook(lambda _, given: count("swin", len(given[0]))),
+        segmenter.pixel_decoder.register_forward_pre_hook(lambda _, given: count("pixel_decoder", len(given[0][0]))),
+        segmenter.language.register_forward_pre_hook(
+            lambda _, __, given: count("language", given["inputs_embeds"].shape[:2].numel()), with_kwargs=True
+        ),
+    ]
+
+    def count(part: str, amount: int) -> None:
+        work[part] += amount
+
+    resized, unfit = [], answers.unfit
+    monkeypatch.setattr(answers, "unfit", lambda logits, *rest: (resized.append(len(logits)), unfit(logits, *rest))[1])
+    answers.segment(segmenter, batch, [(40, 60)] * len(samples))
+    for hook in hooks:
+        hook.remove()
+    opening = len(batch.prompts[0].opening)
+    image = CONFIG.grid[0] * CONFIG.grid[1]
+    rest = max(len(each.ids) + len(each.caption_ids) for each in batch.prompts) - opening - 3  # markers are no tokens
+    rest += CONFIG.decoder.num_mask_tokens
+    assert work == {"swin": 4, "pixel_decoder": 4, "language": opening + 4 * image + 6 * rest}
+    assert resized == [2] * 6
