@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -83,6 +84,47 @@ def _parse_runs(rle: Rle) -> Int64[np.ndarray, " R"]:
     if values.min() < 0 or values.max() > height * width or values.sum() != height * width:
         raise MaskError(f"a mask's runs do not fill its {height}x{width} pixels")
     return values
+
+
+def parse_together(rles: Sequence[Rle]) -> None:
+    """Do the work of `rle_to_runs` for many masks at a fraction of the cost, by its steps on all their text at once.
+
+    Faulty masks are left for `rle_to_runs` to name; where the text itself is broken, so are all.
+    """
+    rles = [rle for rle in rles if rle._runs is None and rle.counts and rle.counts.isascii()]
+    if not rles:
+        return
+    codes = np.frombuffer("".join(rle.counts for rle in rles).encode("ascii"), np.uint8) - np.uint8(48)
+    stops = np.cumsum([len(rle.counts) for rle in rles])
+    ends = (codes < 0x20).nonzero()[0]
+    starts = np.zeros_like(ends)
+    starts[1:] = ends[:-1] + 1
+    lengths = ends - starts + 1
+    if codes.max() > 63 or (codes[stops - 1] & 0x20).any() or lengths.max() > 7:
+        return
+    values = (codes[starts] & 0x1F).astype(np.int64)
+    for digit in range(1, lengths.max()):  # most numbers have one or two
+        longer = (lengths > digit).nonzero()[0]
+        values[longer] += (codes[starts[longer] + digit] & 0x1F).astype(np.int64) << (5 * digit)
+    negative = (codes[ends] & 0x10).nonzero()[0]
+    values[negative] -= 1 << (5 * lengths[negative])
+    last = ends.searchsorted(stops)  # one past each mask's last number
+    counts = np.diff(last, prepend=0)
+    first = last - counts
+    # From the fourth run on, each is stored as the difference to the one two before.
+    odd = (np.arange(values.size) - first.repeat(counts)) & 1
+    even = 1 - odd
+    even[first] = 0
+    for chosen, own in ((odd.nonzero()[0], counts // 2), (even.nonzero()[0], (counts - 1) // 2)):
+        sums = np.concatenate([[0], values[chosen].cumsum()])
+        values[chosen] = sums[1:] - sums[own.cumsum() - own].repeat(own)
+    pixels = np.array([rle.hw[0] * rle.hw[1] for rle in rles])
+    whole = (np.minimum.reduceat(values, first) >= 0) & (np.maximum.reduceat(values, first) <= pixels)
+    whole &= np.add.reduceat(values, first) == pixels
+    values.flags.writeable = False
+    for rle, good, start, stop in zip(rles, whole.tolist(), first.tolist(), last.tolist(), strict=True):
+        if good:
+            object.__setattr__(rle, "_runs", values[start:stop])
 
 
 def runs_to_rle(runs: Int64[np.ndarray, " R"], hw: tuple[int, int]) -> Rle:

@@ -107,6 +107,19 @@ class Prediction:
     @classmethod
     def from_line(cls, line: str) -> Prediction:
         """Read a line back; another method's may lack `score`, which is its confidence then, and `margin`."""
+        prediction = cls.unchecked(line)
+        prediction.check_mask()
+        return prediction
+
+    def check_mask(self) -> None:
+        try:
+            rle_to_runs(self.mask)
+        except MaskError as fault:
+            raise PredictionError(fault.problem, where=f"object {self.object_id!r}, frame {self.frame}") from None
+
+    @classmethod
+    def unchecked(cls, line: str) -> Prediction:
+        """`from_line` for many lines, whose masks are checked together afterwards."""
         try:
             row = json.loads(line)
         except (ValueError, RecursionError):
@@ -118,7 +131,6 @@ class Prediction:
             raise PredictionError("a prediction needs take_uid, object_id, query_camera, target_camera and frame")
         try:
             mask = Rle.from_json(row.get("pred_mask"))
-            rle_to_runs(mask)
         except MaskError as fault:
             raise PredictionError(fault.problem, where=f"object {names[1]!r}, frame {row['frame']}") from None
         visibility = _probability(row, "confidence")

@@ -34,7 +34,7 @@ model.captioner
 data.lzstring data.images data.phrases
 data.annotations data.metrics data.logistic data.videos
 data.captions
-data.pairs data.shards data.submission data.visibility
+data.pairs data.parts data.shards data.submission data.visibility
 data.predictions
 data.moments
 data.dataset

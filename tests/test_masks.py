@@ -15,6 +15,7 @@ from egoexo_xseg.masks import (
     Rle,
     mask_to_rle,
     nearest_indices,
+    parse_together,
     resize_nearest,
     rle_area,
     rle_to_mask,
@@ -141,3 +142,22 @@ def test_resize_nearest_picks_pixels():
     mask = np.zeros((4, 4), bool)
     mask[0, 2] = True
     assert resize_nearest(mask, (2, 2)).tolist() == [[False, True], [False, False]]
+
+
+@given(st.lists(masks, max_size=8))
+def test_many_at_once_read_as_one_by_one(several):
+    rles = [mask_to_rle(mask) for mask in several]
+    parse_together(rles)
+    for rle in rles:
+        assert rle._runs is not None and rle._runs.tolist() == rle_to_runs(Rle(rle.hw, rle.counts)).tolist()
+
+
+@pytest.mark.parametrize("broken", ["", "0", "`", "\x7f", "é", "lots", "0`0" * 4, "PPPPPPPP0"])
+def test_faulty_masks_among_many_are_left_to_be_named(broken):
+    good = [mask_to_rle(np.eye(4, dtype=bool)), mask_to_rle(np.ones((4, 4), bool))]
+    bad = Rle((4, 4), broken)
+    parse_together([good[0], bad, good[1]])
+    assert bad._runs is None
+    assert [rle_to_mask(rle).sum() for rle in good] == [4, 16]
+    with pytest.raises(MaskError):
+        rle_to_runs(bad)

@@ -12,7 +12,7 @@ from typing import Any
 
 from egoexo_xseg.data.lzstring import decompress
 from egoexo_xseg.errors import AnnotationError, MaskError
-from egoexo_xseg.masks import Rle, rle_to_runs, scored_hw
+from egoexo_xseg.masks import Rle, parse_together, rle_to_runs, scored_hw
 from egoexo_xseg.records import is_ego
 
 MAX_FRAME = 10**7
@@ -255,8 +255,8 @@ def _read_take(uid: str, entry: Mapping[str, Any], faults: list[Fault], folder: 
 
 def _read_track(track: object, place: tuple[str, str, str], faults: list[Fault]) -> tuple[dict[int, Rle], set[int]]:
     """The masks of one object in one camera, and the frames whose mask had to be skipped."""
-    found: dict[int, Rle] = {}
-    broken: set[int] = set()
+    read: dict[int, Rle] = {}
+    wrong: dict[int, str] = {}
     uid, object_id, camera = place
     for key, coded in _items(track, uid, faults, object_id, camera):
         frame = int(key) if key.isdecimal() and key.isascii() and len(key) < 9 else -1
@@ -264,22 +264,27 @@ def _read_track(track: object, place: tuple[str, str, str], faults: list[Fault])
             faults.append(Fault("not a frame index", uid, object_id, camera, key))
             continue
         try:
-            found[frame] = _decode(coded)
+            read[frame] = _decode(coded)
         except MaskError as fault:
-            faults.append(Fault(str(fault), uid, object_id, camera, key))
-            broken.add(frame)
-    return found, broken
+            wrong[frame] = str(fault)
+    parse_together(list(read.values()))
+    for frame, rle in read.items():
+        try:
+            rle_to_runs(rle)
+        except MaskError as fault:
+            wrong[frame] = str(fault)
+    faults += [Fault(problem, uid, object_id, camera, str(frame)) for frame, problem in wrong.items()]
+    return {frame: rle for frame, rle in read.items() if frame not in wrong}, set(wrong)
 
 
 def _decode(coded: object) -> Rle:
-    """A mask in either form, its run lengths checked."""
+    """A mask in either form; its run lengths are not checked yet."""
     if isinstance(coded, dict) and "encodedMask" in coded:
         packed = coded["encodedMask"]
         if not isinstance(packed, str):
             raise MaskError("a packed mask must be text")
         coded = {"size": [coded.get("height"), coded.get("width")], "counts": decompress(packed)}
     rle = Rle.from_json(coded)
-    rle_to_runs(rle)
     scored_hw(rle.hw)
     return rle
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from egoexo_xseg.data.annotations import NAME
 from egoexo_xseg.errors import PredictionError
+from egoexo_xseg.masks import parse_together
 from egoexo_xseg.records import Direction, Prediction
 
 Key = tuple[str, str, str, int]
@@ -25,14 +26,23 @@ def read_take_predictions(folder: Path, direction: Direction, take_uid: str) -> 
     path = folder / direction.value / f"{take_uid}.jsonl"
     if not NAME.fullmatch(take_uid) or not path.is_file():
         return {}
-    found: dict[Key, Prediction] = {}
+    read: list[Prediction] = []
+
+    def at(number: int, fault: PredictionError) -> PredictionError:
+        return PredictionError(str(fault), where=f"{path}, line {number}")
+
     with path.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
             try:
-                prediction = Prediction.from_line(line)
+                read.append(Prediction.unchecked(line))
             except PredictionError as fault:
-                raise PredictionError(str(fault), where=f"{path}, line {number}") from None
-            if prediction.take_uid != take_uid:
-                raise PredictionError(f"a line of take {prediction.take_uid!r}", where=f"{path}, line {number}")
-            found[prediction.key[1:]] = prediction
-    return found
+                raise at(number, fault) from None
+            if read[-1].take_uid != take_uid:
+                raise at(number, PredictionError(f"a line of take {read[-1].take_uid!r}"))
+    parse_together([prediction.mask for prediction in read])
+    for number, prediction in enumerate(read, 1):
+        try:
+            prediction.check_mask()
+        except PredictionError as fault:
+            raise at(number, fault) from None
+    return {prediction.key[1:]: prediction for prediction in read}

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from egoexo_xseg import __version__
-from egoexo_xseg.data.annotations import Annotations
-from egoexo_xseg.data.pairs import required_keys
+from egoexo_xseg.data.annotations import Annotations, Take
+from egoexo_xseg.data.pairs import Required, required_keys
 from egoexo_xseg.data.predictions import predicted_directions, read_take_predictions
 from egoexo_xseg.data.submission import Answers, SubmissionWriter, written_whole
 from egoexo_xseg.errors import SubmissionError
@@ -68,10 +68,14 @@ def pack(
         )
     summary = PackSummary(out, left_out=[*absent, *(f"take {uid}" for uid in annotations.unprepared)])
     sources = {direction.value: read_manifest(predictions / direction.value / MANIFEST) or None for direction in found}
+    demands = [
+        Demand.of(annotations.load(uid), found)
+        for uid in track(annotations.take_uids, "Reading takes", total=len(annotations))
+    ]
     with written_whole(out) as file:
         writer = SubmissionWriter(file)
         for direction in found:
-            writer.write_direction(direction, _iter_answers(predictions, annotations, direction, fill, summary))
+            writer.write_direction(direction, _iter_answers(predictions, demands, direction, fill, summary))
         writer.close()
         if summary.missing and fill == "error":
             raise SubmissionError(
@@ -88,21 +92,43 @@ def _listed(places: Sequence[str], separator: str) -> str:
     return separator.join([*places[:LISTED], *["..."] * (len(places) > LISTED)])
 
 
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What the server wants of a take, without the masks that it was read from."""
+
+    take_uid: str
+    required: dict[Direction, Required]
+    usable: dict[tuple[str, str], frozenset[int]]
+    """Frames with a query mask that can be used, by object and camera."""
+    scored_hw: dict[str, tuple[int, int]]
+    """By camera."""
+    sampled_frames: tuple[int, ...]
+
+    @classmethod
+    def of(cls, take: Take, directions: Sequence[Direction]) -> Demand:
+        return cls(
+            take.take_uid,
+            {direction: required_keys(take, direction) for direction in directions},
+            {(name, camera): frozenset(own) for name, cameras in take.masks.items() for camera, own in cameras.items()},
+            {camera: scored_hw(hw) for camera, hw in take.camera_hw.items()},
+            take.sampled_frames,
+        )
+
+
 def _iter_answers(
-    predictions: Path, annotations: Annotations, direction: Direction, fill: str, summary: PackSummary
+    predictions: Path, demands: Sequence[Demand], direction: Direction, fill: str, summary: PackSummary
 ) -> Iterator[tuple[str, Answers, list[int]]]:
     summary.packed[direction.value] = 0
-    for uid in track(annotations.take_uids, f"Packing {direction.value}", total=len(annotations)):
-        take = annotations.load(uid)
+    for demand in track(demands, f"Packing {direction.value}", total=len(demands)):
+        uid = demand.take_uid
         predicted = read_take_predictions(predictions, direction, uid)
-        required = required_keys(take, direction)
         answers: dict[str, Any] = {}
         asked = 0
-        for object_id, pairs in required.items():
+        for object_id, pairs in demand.required[direction].items():
             answers[object_id] = {}
             for (query, target), frames in pairs.items():
                 own = {frame: predicted.get((object_id, query, target, frame)) for frame in frames}
-                hw = scored_hw(take.camera_hw[target])
+                hw = demand.scored_hw[target]
                 holes = dict(_iter_holes(own, hw))
                 asked += sum(prediction is not None for prediction in own.values())
                 summary.packed[direction.value] += len(own) - len(holes)
@@ -111,11 +137,11 @@ def _iter_answers(
                 summary.missing += [
                     f"{place}, frame {frame}{problem}"
                     for frame, problem in holes.items()
-                    if frame in take.masks[object_id][query]
+                    if frame in demand.usable[object_id, query]
                 ]
                 answers[object_id][query, target] = _fill(own, holes, hw, fill)
         summary.extra += len(predicted) - asked
-        yield uid, answers, list(take.sampled_frames)
+        yield uid, answers, list(demand.sampled_frames)
 
 
 def _iter_holes(predictions: Mapping[int, Prediction | None], hw: tuple[int, int]) -> Iterator[tuple[int, str]]:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from egoexo_xseg.data.annotations import Annotations, Take
-from egoexo_xseg.data.images import import_cv2
-from egoexo_xseg.data.metrics import CONFIDENCE_THRESHOLD, BoxedMask, box_rle
+from egoexo_xseg.data.metrics import CONFIDENCE_THRESHOLD
 from egoexo_xseg.data.pairs import required_keys
+from egoexo_xseg.data.parts import find_parts
 from egoexo_xseg.data.submission import STAMP, pair_key
 from egoexo_xseg.errors import MaskError, SubmissionError
-from egoexo_xseg.masks import Rle, scored_hw
+from egoexo_xseg.masks import Rle, parse_together, rle_to_runs, scored_hw
 from egoexo_xseg.progress import track
 from egoexo_xseg.records import Direction
 
@@ -177,6 +175,8 @@ class _TakeCheck:
     direction: Direction
     report: Report
     confidences: list[float]
+    masks: list[tuple[Rle, str, Place]] = field(default_factory=list)
+    """With how bad it is if their runs are not those of a mask."""
 
     def run(self, entry: Any) -> None:
         where = Place(self.direction.challenge_key, self.take.take_uid)
@@ -197,6 +197,7 @@ class _TakeCheck:
             self._check_object(objects[object_id], pairs, object_id, place)
         for object_id in sorted(objects.keys() - required.keys()):
             self.report.add("error", "object that is not asked for", replace(where, object_id=object_id))
+        self._check_masks()
 
     def _children(self, entry: Mapping[str, Any], name: str, where: Place) -> Mapping[str, Any]:
         found = entry.get(name)
@@ -260,17 +261,28 @@ class _TakeCheck:
         severity, misfit = severities
         try:
             rle = Rle.from_json(answer["pred_mask"])
-            severity = misfit
-            if rle.hw != hw:
-                detail = f"found {rle.hw[0]}x{rle.hw[1]}, expected {hw[0]}x{hw[1]}"
-                self.report.add(misfit, "mask of the wrong size", where, detail)
-                return
-            box = box_rle(rle, hw)
         except MaskError as fault:
             self.report.add(severity, "unusable mask", where, fault.problem)
             return
-        for kind, detail in _doubts(box):
-            self.report.add("warning", kind, where, detail)
+        if rle.hw != hw:
+            detail = f"found {rle.hw[0]}x{rle.hw[1]}, expected {hw[0]}x{hw[1]}"
+            self.report.add(misfit, "mask of the wrong size", where, detail)
+        else:
+            self.masks.append((rle, misfit, where))
+
+    def _check_masks(self) -> None:
+        """All of the take's masks that have the right size, by their runs."""
+        parse_together([rle for rle, _, _ in self.masks])
+        whole: list[tuple[Rle, Place]] = []
+        for rle, severity, where in self.masks:
+            try:
+                rle_to_runs(rle)
+                whole.append((rle, where))
+            except MaskError as fault:
+                self.report.add(severity, "unusable mask", where, fault.problem)
+        if whole:
+            for index, kind, detail in _doubts([rle for rle, _ in whole]):
+                self.report.add("warning", kind, whole[index][1], detail)
 
     def _check_confidence(self, value: Any, where: Place) -> None:
         name = self.direction.value
@@ -287,29 +299,17 @@ class _TakeCheck:
             self.confidences.append(float(min(max(value, 0), 1)))
 
 
-def _doubts(box: BoxedMask) -> Iterator[tuple[str, str]]:
-    """What is legal in a mask, and hardly meant."""
-    area = int(np.count_nonzero(box.crop))
-    if not area:
-        yield "empty mask, which only loses points", ""
-        return
-    if area > LARGE_SHARE * box.hw[0] * box.hw[1]:
-        yield "mask of more than half the image", f"{area / (box.hw[0] * box.hw[1]):.0%}"
-    if _widens_by_strays(box.crop, area):
-        yield "small stray parts that widen the mask's box", ""
-
-
-def _widens_by_strays(crop: np.ndarray, area: int) -> bool:
-    """Whether the box would be smaller without its smallest parts."""
-    if area == crop.size:
-        return False
-    count, _, stats, _ = import_cv2().connectedComponentsWithStats(crop.view(np.uint8), connectivity=8)
-    parts = stats[1:count]
-    large = parts[parts[:, 4] >= STRAY_SHARE * area]
-    if len(large) == len(parts) or not len(large):
-        return False
-    corner, far = large[:, :2].min(0), (large[:, :2] + large[:, 2:4]).max(0)
-    return bool(corner.any() or (far != crop.shape[::-1]).any())
+def _doubts(rles: Sequence[Rle]) -> Iterator[tuple[int, str, str]]:
+    """What is legal in a mask, and hardly meant: the mask's number, the kind, and details."""
+    areas, widened = find_parts(rles, STRAY_SHARE)
+    for index, (rle, area) in enumerate(zip(rles, areas.tolist(), strict=True)):
+        pixels = rle.hw[0] * rle.hw[1]
+        if not area:
+            yield index, "empty mask, which only loses points", ""
+        elif area > LARGE_SHARE * pixels:
+            yield index, "mask of more than half the image", f"{area / pixels:.0%}"
+        if widened[index]:
+            yield index, "small stray parts that widen the mask's box", ""
 
 
 def _check_confidences(values: list[float], direction: Direction, report: Report) -> None:
