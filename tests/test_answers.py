@@ -57,6 +57,7 @@ def test_answers_are_the_models(changes):
         masks, conditions = output.mask_logits[b, :real], output.condition_logits[b, :count, :real]
         scores = score_proposals(masks, conditions, batch.fits[b])
         chosen = assign(scores)
+        assert found.proposals.tolist() == chosen.tolist()
         torch.testing.assert_close(found.scores, scores[torch.arange(count), torch.from_numpy(chosen)], **CLOSE)
         assert found.masks.shape == (count, *SIZES[b])
 

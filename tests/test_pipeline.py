@@ -22,10 +22,7 @@ def street(tmp_path_factory):
     for line in (
         ("sample", raw, "--seed", 7, "--takes", 1, "--split", "val"),
         ("prepare", raw, data, "--split", "val"),
-        *(
-            ("predict", "--direction", direction, "--data", data, "--split", "val", "--model", MODEL, "--out", pred)
-            for direction in ("ego2exo", "exo2ego")
-        ),
+        ("predict", "--direction", "both", "--data", data, "--split", "val", "--model", MODEL, "--out", pred),
         ("pack", submission, "--predictions", pred, "--data", data, "--split", "val"),
         ("validate", submission, "--annotations", annotations),
         ("evaluate", submission, "--annotations", annotations, "--json", folder / "scores.json"),

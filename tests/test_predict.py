@@ -17,8 +17,10 @@ from conftest import write_take
 
 from egoexo_xseg.data.annotations import open_annotations
 from egoexo_xseg.data.pairs import iter_pairs
-from egoexo_xseg.errors import PredictionError
+from egoexo_xseg.data.predictions import lost_shards
+from egoexo_xseg.errors import PredictionError, SubmissionError
 from egoexo_xseg.jobs import predict as job
+from egoexo_xseg.jobs.pack import pack
 from egoexo_xseg.jobs.predict import PredictOptions, predict
 from egoexo_xseg.masks import rle_area, scored_hw
 from egoexo_xseg.model.checkpoint import new_checkpoint
@@ -108,6 +110,31 @@ def test_shards_share_the_work(options):
     one, two = (predict(replace(options, shard=(index, 2))) for index in (1, 2))
     assert one.takes == two.takes == 1
     assert {path.name for path in (options.out / "ego2exo").glob("*.jsonl")} == {"take-a.jsonl", "take-b.jsonl"}
+
+
+def test_torchrun_shares_the_takes_out(options, tmp_path):
+    line = f"predict --direction both --data {options.data} --model {options.model} --device cpu --out {options.out}"
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run([*torchrun, "-m", "egoexo_xseg", *line.split()], check=True, capture_output=True)
+    for direction in Direction:
+        names = {"take-a.jsonl", "take-b.jsonl", "manifest.json", "shard-1-of-2.json", "shard-2-of-2.json"}
+        assert set(contents(options.out / direction.value)) == names
+        assert not lost_shards(options.out, direction)
+
+
+def test_a_lost_shard_is_named(options, tmp_path):
+    predict(replace(options, shard=(1, 3)))
+    assert lost_shards(options.out, Direction.EGO_EXO) == ["2/3", "3/3"]
+    for index in (2, 3):
+        predict(replace(options, shard=(index, 3)))
+    assert lost_shards(options.out, Direction.EGO_EXO) == []
+    (options.out / "ego2exo" / "take-b.jsonl").unlink()
+    (shard,) = lost_shards(options.out, Direction.EGO_EXO)
+    with pytest.raises(SubmissionError) as fault:
+        pack(options.out, open_annotations(options.data), tmp_path / "s.json", partial=True)
+    assert str(fault.value).endswith(f"Run xseg predict again with --direction ego2exo --shard {shard}")
+    again = predict(replace(options, shard=tuple(map(int, shard.split("/")))))
+    assert (again.takes, lost_shards(options.out, Direction.EGO_EXO)) == (1, [])
 
 
 def test_two_models_do_not_mix(options, tmp_path):

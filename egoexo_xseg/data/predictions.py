@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from egoexo_xseg.data.annotations import NAME
+from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.errors import PredictionError
 from egoexo_xseg.masks import parse_together
 from egoexo_xseg.records import Direction, Prediction
+
+SHARD = re.compile(r"shard-([0-9]{1,4})-of-([0-9]{1,4})\.json")
 
 Key = tuple[str, str, str, int]
 """object_id, query camera, target camera, frame."""
@@ -19,6 +25,35 @@ def predicted_directions(folder: Path) -> list[Direction]:
     if not found:
         raise PredictionError("no predictions here", where=folder, remedy="Run xseg predict --out with this folder")
     return found
+
+
+def note_shard(folder: Path, direction: Direction, shard: tuple[int, int], take_uids: Sequence[str]) -> None:
+    """Leave word of which takes a shard is about to predict."""
+    index, count = shard
+    if count > 1:
+        with written_whole(folder / direction.value / f"shard-{index}-of-{count}.json") as file:
+            json.dump(list(take_uids), file)
+
+
+def lost_shards(folder: Path, direction: Direction) -> list[str]:
+    """Shards, spelt `2/8`, whose takes are not all there, and those of the same count that left no word."""
+    whole: dict[int, set[int]] = {}
+    lost: list[tuple[int, int]] = []
+    for path in (folder / direction.value).glob("shard-*-of-*.json"):
+        spelt = SHARD.fullmatch(path.name)
+        if spelt is None:
+            continue
+        index, count = map(int, spelt.groups())
+        try:
+            uids = json.loads(path.read_bytes())
+            done = all((path.parent / f"{uid}.jsonl").is_file() for uid in uids if NAME.fullmatch(uid))
+        except (ValueError, TypeError):
+            done = False
+        whole.setdefault(count, set()).add(index)
+        if not done:
+            lost.append((index, count))
+    lost += [(index, count) for count, own in whole.items() for index in range(1, count + 1) if index not in own]
+    return [f"{index}/{count}" for index, count in sorted(lost)]
 
 
 def read_take_predictions(folder: Path, direction: Direction, take_uid: str) -> dict[Key, Prediction]:

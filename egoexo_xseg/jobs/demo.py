@@ -49,12 +49,8 @@ def demo(folder: Path, say: Callable[[str], object], model: Path = MODEL) -> Dem
         write_sample(raw, seed=SEED, takes=TAKES, split=SPLIT)
     say(f"xseg prepare {raw} {data} --split {SPLIT}")
     prepare(raw, data, split=SPLIT)
-    for direction in Direction:
-        say(
-            f"xseg predict --direction {direction.value} --data {data} --split {SPLIT} --model {model} "
-            f"--out {predictions}"
-        )
-        predict(PredictOptions(data, predictions, direction, str(model), split=SPLIT, device="cpu"))
+    say(f"xseg predict --direction both --data {data} --split {SPLIT} --model {model} --out {predictions}")
+    predict(PredictOptions(data, predictions, None, str(model), split=SPLIT, device="cpu"))
     say(f"xseg pack {submission} --predictions {predictions} --data {data} --split {SPLIT}")
     pack(predictions, open_annotations(data, split=SPLIT), submission)
     say(f"xseg validate {submission} --annotations {annotations}")

@@ -14,7 +14,7 @@ import numpy as np
 from egoexo_xseg import __version__
 from egoexo_xseg.data.annotations import Annotations, Take
 from egoexo_xseg.data.pairs import Required, required_keys
-from egoexo_xseg.data.predictions import predicted_directions, read_take_predictions
+from egoexo_xseg.data.predictions import lost_shards, predicted_directions, read_take_predictions
 from egoexo_xseg.data.submission import Answers, SubmissionWriter, written_whole
 from egoexo_xseg.errors import SubmissionError
 from egoexo_xseg.jobs.manifest import MANIFEST, read_manifest
@@ -81,11 +81,19 @@ def pack(
             raise SubmissionError(
                 f"{len(summary.missing)} predictions are missing or unusable: {_listed(summary.missing, '; ')}",
                 where=predictions,
-                remedy="Predict them, or pack with --fill center or --fill propagate",
+                remedy=_remedy(predictions, found),
             )
     with written_whole(out.with_suffix(".manifest.json")) as file:
         json.dump(_manifest(sources, summary, fill), file, indent=1)
     return summary
+
+
+def _remedy(predictions: Path, directions: Sequence[Direction]) -> str:
+    lost = [(each.value, shard) for each in directions for shard in lost_shards(predictions, each)]
+    if not lost:
+        return "Predict them, or pack with --fill center or --fill propagate"
+    again = [f"--direction {direction} --shard {shard}" for direction, shard in lost]
+    return f"Run xseg predict again with {_listed(again, '; ')}"
 
 
 def _listed(places: Sequence[str], separator: str) -> str:

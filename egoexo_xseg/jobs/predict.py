@@ -18,6 +18,7 @@ from egoexo_xseg.data.annotations import Take, open_annotations
 from egoexo_xseg.data.captions import Captions
 from egoexo_xseg.data.dataset import PairReader
 from egoexo_xseg.data.pairs import iter_pairs
+from egoexo_xseg.data.predictions import note_shard
 from egoexo_xseg.data.shards import shard_takes
 from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.data.visibility import VisibilityMap, checkpoint_map
@@ -118,6 +119,7 @@ def predict(options: PredictOptions) -> PredictSummary:
     calibrations = {direction: checkpoint_map(checkpoint, model, direction) for direction in options.directions}
     for direction, calibration in calibrations.items():
         settle_folder(options.out / direction.value, _manifest(options, direction, model, calibration, captions))
+        note_shard(options.out, direction, options.shard, uids)
     missing = {uid: [each for each in options.directions if not _is_done(options, each, uid)] for uid in uids}
     missing = {uid: directions for uid, directions in missing.items() if directions}
     summary.already = len(uids) - len(missing)

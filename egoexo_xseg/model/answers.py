@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 from transformers import DynamicCache
 
@@ -28,6 +29,8 @@ class Segmentation:
     masks: Bool[Tensor, "K H W"]
     scores: Float[Tensor, " K"]
     margins: Float[Tensor, " K"]
+    proposals: Int64[np.ndarray, " K"]
+    """Which proposal each object was given."""
 
 
 @torch.inference_mode()
@@ -109,7 +112,7 @@ def choose(
         for b, (own, hw) in enumerate(zip(chosen, sizes, strict=True))
     ]
     return [
-        Segmentation(mask, table[torch.arange(len(own)), torch.from_numpy(own)], margins(table, own))
+        Segmentation(mask, table[torch.arange(len(own)), torch.from_numpy(own)], margins(table, own), own)
         for mask, table, own in zip(_fetch(masks), tables, chosen, strict=True)
     ]
 
