@@ -98,7 +98,7 @@ def test_an_invalid_submission_exits_with_one(street, tmp_path):
         (("predict", "--direction", "ego2exo", "--data", "DATA", "--model", "nowhere"), "nowhere: no such model folder. Give a folder, or a repository: owner/name"),
         (("predict", "--direction", "ego2exo", "--data", "DATA", "--split", "train", "--model", MODEL), "DATA/split.json: no split 'train'. It has: val"),
         (("predict", "--direction", "ego2exo", "--data", "DATA", "--shard", "3/2", "--model", MODEL), "Invalid value for '--shard': '3/2' is not a shard: the second of eight is 2/8. See xseg predict --help."),
-        (("predict", "--direction", "sideways", "--data", "DATA"), "Invalid value for '--direction': 'sideways' is not one of 'ego2exo', 'exo2ego'. See xseg predict --help."),
+        (("predict", "--direction", "sideways", "--data", "DATA"), "Invalid value for '--direction': 'sideways' is not one of 'ego2exo', 'exo2ego', 'both'. See xseg predict --help."),
         (("predict", "--direction", "ego2exo", "--data", "DATA", "--device", "tpu", "--model", MODEL), "no device 'tpu' here. Use cpu or cuda; 0 CUDA devices are seen"),
         (("predict", "--direction", "ego2exo", "--data", "DATA", "--model", MODEL, "--shuffle-captions", "1"), "no captions to shuffle. Give --captions FILE"),
         (("predict", "--direction", "ego2exo", "--data", "DATA", "--captions", "nowhere"), "Invalid value for '--captions': Path 'nowhere' does not exist. See xseg predict --help."),
@@ -147,7 +147,7 @@ def test_demo(tmp_path, monkeypatch):
     monkeypatch.setattr(job, "TAKES", 1)
     result = run("demo", tmp_path / "demo")
     assert result.exit_code == 0, result.output
-    assert "xseg predict --direction exo2ego" in result.stdout and "Scores" in result.stdout
+    assert "xseg predict --direction both" in result.stdout and "Scores" in result.stdout
     made = {path.name for path in (tmp_path / "demo").iterdir()}
     assert made == {"raw", "data", "predictions", "submission.json", "submission.manifest.json", "scores.json", "pictures", "overview.png", "report"}  # fmt: skip
     again = run("demo", tmp_path / "demo")
