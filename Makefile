@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test scores lint format
+.PHONY: demo test scores bench lint format
 
 demo: $(VENV)/.installed  ## Walk the whole way on made-up recordings
 	$(BIN)/xseg demo demo
@@ -13,6 +13,9 @@ test: $(VENV)/.installed  ## Run the tests
 
 scores: $(VENV)/.installed  ## Score the shipped weights on sample takes that no training saw
 	$(BIN)/python benchmarks/scores.py --out scores
+
+bench: $(VENV)/.installed  ## Measure speed on this machine's processors, into bench.json
+	$(BIN)/python benchmarks/bench.py --out bench.json
 
 lint: $(VENV)/.installed
 	$(BIN)/python -m ruff check . && $(BIN)/python -m ruff format --check .

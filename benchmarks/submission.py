@@ -86,17 +86,38 @@ def make_predictions(data: Path, out: Path) -> int:
     return total
 
 
-def measure(folder: Path, line: str) -> None:
+def time_line(folder: Path, line: str) -> tuple[float, float]:
+    """Seconds, and gigabytes at the peak."""
     began = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", "egoexo_xseg", *line.split()], cwd=folder)
     _, status, used = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"xseg {line} failed")
+    seconds = time.perf_counter() - began
     print(
-        f"{time.perf_counter() - began:7.1f} s {used.ru_utime + used.ru_stime:7.1f} s of processors "
+        f"{seconds:7.1f} s {used.ru_utime + used.ru_stime:7.1f} s of processors "
         f"{used.ru_maxrss / 1e6:5.2f} GB   xseg {line}",
         flush=True,
     )
+    return seconds, used.ru_maxrss / 1e6
+
+
+def measure(takes: int, exos: int, predictions: int) -> dict[str, float]:
+    """Figures of a made-up submission of about so many predictions, both directions together."""
+    frames = max(1, round(predictions / (takes * 2 * exos * OBJECTS)))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        make_takes(folder / "data", takes, exos, frames)
+        total = make_predictions(folder / "data", folder / "pred")
+        print(f"{takes} takes, {total} predictions", flush=True)
+        pack = time_line(folder, "pack submission.json --predictions pred --data data --split test")
+        validate = time_line(folder, "validate submission.json --annotations data --split test")
+        print(f"{(folder / 'submission.json').stat().st_size / 1e6:.0f} MB")
+    return {
+        "pack, milliseconds a prediction": 1000 * pack[0] / total,
+        "validate, milliseconds a prediction": 1000 * validate[0] / total,
+        "pack and validate, peak GB": max(pack[1], validate[1]),
+    }
 
 
 def main() -> None:
@@ -104,16 +125,7 @@ def main() -> None:
     parser.add_argument("--takes", type=int, default=295)
     parser.add_argument("--exos", type=int, default=4)
     parser.add_argument("--predictions", type=int, default=250_000, help="about, of both directions")
-    options = parser.parse_args()
-    frames = max(1, round(options.predictions / (options.takes * 2 * options.exos * OBJECTS)))
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        make_takes(folder / "data", options.takes, options.exos, frames)
-        total = make_predictions(folder / "data", folder / "pred")
-        print(f"{options.takes} takes, {total} predictions", flush=True)
-        measure(folder, "pack submission.json --predictions pred --data data --split test")
-        measure(folder, "validate submission.json --annotations data --split test")
-        print(f"{(folder / 'submission.json').stat().st_size / 1e6:.0f} MB")
+    measure(**vars(parser.parse_args()))
 
 
 if __name__ == "__main__":
