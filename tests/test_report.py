@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,8 +15,17 @@ from test_cli import run
 
 from egoexo_xseg.data.annotations import open_annotations
 from egoexo_xseg.jobs.evaluate import ScoredSample, summarise
+from egoexo_xseg.jobs.page import script_json
 from egoexo_xseg.jobs.predict import PredictOptions, predict
-from egoexo_xseg.jobs.report import choose_galleries, reliability, report, score_intervals, script_json
+from egoexo_xseg.jobs.report import (
+    choose_album,
+    choose_films,
+    choose_galleries,
+    error_rates,
+    reliability,
+    report,
+    score_intervals,
+)
 from egoexo_xseg.records import Direction
 
 
@@ -54,18 +64,49 @@ def test_reliability_counts_each_answer_once():
     assert rows == [(1, pytest.approx(0.02), 0.0), (3, pytest.approx(0.96), pytest.approx(2 / 3))]
 
 
+def test_wrong_answers_about_visibility_are_counted():
+    found = error_rates(SAMPLES)
+    fn, fp = (
+        np.mean([(each.confidence > 0.5) is not visible for each in SAMPLES if each.visible is visible])
+        for visible in (True, False)
+    )
+    assert found["false_absent"][0] == pytest.approx(fn) and found["false_visible"][0] == pytest.approx(fp)
+    assert error_rates([sample(0, 0, 0.5, 0.9)]) == {"false_absent": (0.0, 0.0, 0.0), "false_visible": None}
+
+
 def test_galleries_hold_what_their_names_say():
-    best, median, worst, wrong = choose_galleries(Direction.EGO_EXO, SAMPLES)
-    assert [place.iou for place in best.places] == sorted((place.iou for place in best.places), reverse=True)
-    assert best.places[0].iou == 0.9 and worst.places[0].iou == 0.0
-    assert 0.3 < np.mean([place.iou for place in median.places]) < 0.6
-    for gallery in (best, median, worst, wrong):
-        uids = [place.take_uid for place in gallery.places]
-        assert len(uids) == 6 and max(map(uids.count, uids)) <= 2
-    by_place = {(s.take_uid, s.frame): s for s in SAMPLES}
-    for place in wrong.places:
-        own = by_place[place.take_uid, place.frame]
-        assert own.confidence > 0.5 and (own.iou is None or own.iou < 0.1)
+    samples = [*SAMPLES, *(replace(each, object_id="jar", area_share=0.0001) for each in SAMPLES if each.frame == 7)]
+    found = {gallery.name: [samples[row] for row in gallery.rows] for gallery in choose_galleries(samples)}
+    best, median, worst = ([each.iou for each in found[name]] for name in ("Best", "Median", "Worst"))
+    assert best == sorted(best, reverse=True) and best[0] == 0.9
+    assert worst == sorted(worst) and worst[0] == 0.0
+    assert 0.3 < np.mean(median) < 0.6
+    assert all(each.confidence > 0.5 and (each.iou is None or each.iou < 0.1) for each in found["Sure and wrong"])
+    assert all(each.confidence > 0.5 and not each.visible for each in found["False visible"])
+    assert all(each.confidence <= 0.5 and each.visible for each in found["False absent"])
+    assert {each.object_id for each in found["Smallest"]} == {"jar"}
+    for own in found.values():
+        objects = [(each.take_uid, each.object_id) for each in own]
+        uids = [uid for uid, _ in objects]
+        assert 0 < len(own) <= 6 and len(set(objects)) == len(objects) and max(map(uids.count, uids)) <= 2
+
+
+def test_films_follow_what_changes():
+    steady = [sample(1, frame, 0.5, 0.9) for frame in range(30)]
+    brief = [sample(2, frame, float(frame % 2), 0.9) for frame in range(4)]
+    wild = [sample(0, frame, (frame % 3) / 2, 0.9) for frame in reversed(range(30))]
+    samples = [*brief, *steady, *wild, *(replace(each, object_id="jar", iou=0.5) for each in wild)]
+    films = choose_films(samples)
+    assert [samples[rows[0]].take_uid for rows in films] == ["take-0", "take-1", "take-2"]
+    assert [samples[row].frame for row in films[0]] == list(range(0, 30, 3))
+    assert {samples[row].object_id for row in films[0]} == {"cup"}
+
+
+def test_the_album_is_spread_over_all_takes():
+    uids = [f"take-{number}" for number in range(100)]
+    album = choose_album(uids)
+    assert len(album) == 24 and {"take-0", "take-50"} <= album
+    assert choose_album(uids[:3]) == set(uids[:3]) and choose_album([]) == set()
 
 
 def test_names_cannot_leave_the_script():
@@ -97,8 +138,8 @@ def predicted(data, tiny_model):
     return data.parent / "pred"
 
 
-def embedded(page: str) -> dict:
-    return json.loads(page.split('type="application/json">')[1].split("</script>")[0])
+def embedded(page: str, name: str = "data") -> dict:
+    return json.loads(page.split(f'<script id="{name}" type="application/json">')[1].split("</script>")[0])
 
 
 def test_the_page_holds_everything_it_shows(predicted, data, tmp_path):
@@ -107,16 +148,32 @@ def test_the_page_holds_everything_it_shows(predicted, data, tmp_path):
     page = (tmp_path / "report" / "index.html").read_text()
     assert "http://" not in page.replace("http://www.w3.org/2000/svg", "") and "https://" not in page
     assert "<b>take" not in page and "<img src=x" not in page
-    values = embedded(page)
+    values, tiles = embedded(page), embedded(page, "pictures")
     assert [d["name"] for d in values["directions"]] == ["ego2exo", "exo2ego"]
     for direction in values["directions"]:
         records = direction["records"]
         assert len(records["iou"]) == direction["samples"] == sum(direction["confusion"])
         assert sum(iou >= 0 for iou in records["iou"]) == direction["visible"]
     assert values["takes"][0] == ["</script><b>take", "Tea"] and values["comparable"] is False
-    pictures = [picture for gallery in values["galleries"] for picture in gallery["pictures"]]
-    assert pictures and all(each["picture"].startswith("data:image/jpeg;base64,") for each in pictures)
-    assert len(values["films"]) >= 2
+    shown = [f"{gallery['direction']} {row}" for gallery in values["galleries"] for row in gallery["rows"]]
+    assert shown and set(shown) <= set(tiles) and values["album"] == 2
+    for tile in tiles.values():
+        assert all(
+            uri.startswith("data:image/jpeg;base64,") for uri in (tile["query"], tile["truth"], *tile["answers"])
+        )
+    assert len(values["films"]) >= 2 and all(len(film["rows"]) == len(film["frames"]) for film in values["films"])
+
+
+def test_a_missing_frame_leaves_its_pictures_out(predicted, data, tmp_path):
+    copy = shutil.copytree(data, tmp_path / "data")
+    for path in (copy / "take-a").glob("*/*.jpg"):
+        path.unlink()
+    values = report(predicted, open_annotations(copy), tmp_path / "report", workers=1).read_text()
+    places = {
+        (d["name"], row): take for d in embedded(values)["directions"] for row, take in enumerate(d["records"]["take"])
+    }
+    names = [key.split(" ") for key in embedded(values, "pictures")]
+    assert {places[direction, int(row)] for direction, row in names} == {1}
 
 
 def test_annotations_without_frames_give_a_page_without_pictures(predicted, data, tmp_path):
@@ -127,6 +184,7 @@ def test_annotations_without_frames_give_a_page_without_pictures(predicted, data
     page = report(submission, open_annotations(truth), tmp_path / "report").read_text()
     values = embedded(page)
     assert values["galleries"] == values["films"] == [] and len(values["directions"]) == 2
+    assert values["takes"][0] == ["</script><b>take", "Tea"] and embedded(page, "pictures") == {}
 
 
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")

@@ -20,9 +20,9 @@ from egoexo_xseg.jobs.analyze import (
     intervals_note,
     write_results,
 )
-from egoexo_xseg.jobs.charts import BLUE, MUTED, ORANGE, new_figure, plain
+from egoexo_xseg.jobs.charts import new_figure, plain
 from egoexo_xseg.jobs.embeddings import Aligned, Views
-from egoexo_xseg.jobs.pictures import FAINT, INK
+from egoexo_xseg.jobs.palette import BLUE, FAINT, INK, OBJECTS, ORANGE
 from egoexo_xseg.records import Direction
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ EMBEDDINGS = {"region": "region features", "condition": "conditions"}
 TINY = 1e-300
 """Keeps a model to which all objects are alike from dividing by nothing."""
 
-SHOWN, MOMENTS = len(MUTED), 6
+SHOWN, MOMENTS = 8, 6
 """Objects in a picture of clusters, and how often each is shown."""
 
 
@@ -181,7 +181,7 @@ def _draw_clusters(axes: Axes, views: Views, objects: Sequence[tuple[str, str]])
     if not chosen:
         return
     rows = np.concatenate(list(chosen.values()))
-    colours = [MUTED[index] for index, own in chosen.items() for _ in own]
+    colours = [OBJECTS[index] for index, own in chosen.items() for _ in own]
     flat, share = flatten(np.concatenate([views.query[rows], views.target[rows]]))
     query, target = flat[: len(rows)], flat[len(rows) :]
     for start, end, colour in zip(query, target, colours, strict=True):
@@ -227,7 +227,7 @@ def _add_key(figure: Figure, names: Sequence[str]) -> None:
     handles = [
         Line2D([], [], color=FAINT, marker="o", linestyle="", markersize=5),
         Line2D([], [], color=FAINT, marker="^", linestyle="", markersize=6, markerfacecolor="white"),
-        *(Line2D([], [], color=colour, marker="s", linestyle="", markersize=6) for colour in MUTED[: len(names)]),
+        *(Line2D([], [], color=colour, marker="s", linestyle="", markersize=6) for colour in OBJECTS[: len(names)]),
     ]
     words = [" ".join(name.split()) for name in names]
     labels = ["query view", "target view", *(name if len(name) <= 24 else f"{name[:23]}…" for name in words)]

@@ -24,8 +24,8 @@ from egoexo_xseg.jobs.analyze import (
     score,
     write_results,
 )
-from egoexo_xseg.jobs.charts import BLUE, ORANGE, RULE, new_figure, plain
-from egoexo_xseg.jobs.pictures import FAINT
+from egoexo_xseg.jobs.charts import new_figure, plain
+from egoexo_xseg.jobs.palette import BLUE, FAINT, ORANGE, RULE
 from egoexo_xseg.model.answers import unroll
 from egoexo_xseg.model.segmenter import CrossViewModel
 from egoexo_xseg.records import Direction, Prediction

@@ -24,9 +24,9 @@ from egoexo_xseg.jobs.analyze import (
     score,
     write_results,
 )
-from egoexo_xseg.jobs.charts import BLUE, ORANGE, RULE, new_figure, plain
+from egoexo_xseg.jobs.charts import new_figure, plain
 from egoexo_xseg.jobs.evaluate import SIZES, size_name
-from egoexo_xseg.jobs.pictures import FAINT, INK
+from egoexo_xseg.jobs.palette import BLUE, FAINT, INK, ORANGE, RULE
 from egoexo_xseg.model.answers import unroll
 from egoexo_xseg.records import Direction, Prediction
 

@@ -8,19 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from egoexo_xseg.data.submission import written_whole
-from egoexo_xseg.jobs.pictures import FAINT, INK
+from egoexo_xseg.jobs.palette import FAINT, INK, RULE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-BLUE, ORANGE = "#0072b2", "#d55e00"
-"""The two things that a chart compares; told apart by everybody, and in grey (Okabe and Ito)."""
-
-MUTED = ("#2f6f9f", "#c8702a", "#4f8f5b", "#9b4f8c", "#8a6d3b", "#4aa3a2", "#b5473c", "#6b6f9e")
-"""For things that have no order, such as objects."""
-
-RULE = "#d0d7de"
 
 
 def new_figure(width: float, height: float, title: str) -> Figure:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,13 +15,10 @@ from egoexo_xseg.data.annotations import Take
 from egoexo_xseg.data.images import frame_path, import_cv2, read_image
 from egoexo_xseg.data.metrics import CONFIDENCE_THRESHOLD
 from egoexo_xseg.errors import XsegError
+from egoexo_xseg.jobs.palette import FAINT, INK, OBJECTS, PAPER, TRUTH
 from egoexo_xseg.masks import Rle, rle_area, rle_to_mask
 from egoexo_xseg.records import Direction, Pair, PairObject
 
-COLOURS = ("#e6194b", "#0082c8", "#f58231", "#3cb44b", "#911eb4", "#00a5a5", "#d4a600", "#f032e6", "#7a4b1e", "#5b6ee1")
-"""Told apart on light and dark ground; an object keeps its colour in all pictures of a take."""
-
-PAPER, INK, FAINT = "#ffffff", "#1f2328", "#6e7781"
 PANEL_HEIGHT, MARGIN, GAP = 384, 28, 12
 TITLE, TEXT = 22, 17
 FILL = 0.45
@@ -76,7 +73,7 @@ def draw_record(record: Shown, width: int | None = None, scale: float = 1.0) -> 
         raise XsegError("annotations without frames cannot be drawn", remedy="Give prepared takes: --data DATA")
     query = read_image(frame_path(folder, pair.query_camera, pair.frame))
     target = read_image(frame_path(folder, pair.target_camera, pair.frame))
-    colours = {object_id: COLOURS[index % len(COLOURS)] for index, object_id in enumerate(record.take.masks)}
+    colours = object_colours(record.take.masks)
     queries = {item.object_id: item.query_mask for item in pair.objects}
     truths = {item.object_id: item.target_mask for item in pair.objects if item.target_mask is not None}
     found, hidden = {}, {}
@@ -91,29 +88,16 @@ def draw_record(record: Shown, width: int | None = None, scale: float = 1.0) -> 
     if truths:
         smallest = min(truths, key=lambda object_id: rle_area(truths[object_id]))
         answer = found.get(smallest), hidden.get(smallest)
-        closer = partial(_closer, target, truths[smallest], answer, colours[smallest])
-        panels.append(("closer (white: truth)", 1.0, closer))
+        look = partial(closer, target, truths[smallest], truths[smallest], answer, colours[smallest])
+        panels.append(("closer (white: truth)", 1.0, look))
     title = f"{record.direction.value}   {record.take.take_name or pair.take_uid}   frame {pair.frame}"
     legend = [(colours[item.object_id], _words(record, item)) for item in pair.objects]
     return _compose(title, panels, legend, width, scale)
 
 
-def draw_film(records: Sequence[Shown], object_id: str, side: int = 200) -> Image.Image:
-    """One object in consecutive target frames, closely: the prediction in its colour, the truth as a white line."""
-    colour, panels = COLOURS[list(records[0].take.masks).index(object_id) % len(COLOURS)], []
-    for record in records:
-        folder, pair = record.take.folder, record.pair
-        if folder is None:
-            raise XsegError("annotations without frames cannot be drawn", remedy="Give prepared takes: --data DATA")
-        truth = next(item.target_mask for item in pair.objects if item.object_id == object_id)
-        mask, confidence = record.answers[object_id]
-        answer = (mask, None) if confidence > CONFIDENCE_THRESHOLD else (None, mask)
-        image = read_image(frame_path(folder, pair.target_camera, pair.frame))
-        name = f"{pair.frame}   IoU {record.ious[object_id]:.2f}"
-        panels.append((name, 1.0, partial(_closer, image, truth, answer, colour)))
-    width = 2 * MARGIN + len(panels) * side + (len(panels) - 1) * GAP
-    name = records[0].take.take_name or records[0].pair.take_uid
-    return _compose(_printable(name), panels, [(colour, _printable(object_id.strip()))], width, 1.0)
+def object_colours(names: Iterable[str]) -> dict[str, str]:
+    """An object keeps its colour in all pictures of a take."""
+    return {name: OBJECTS[index % len(OBJECTS)] for index, name in enumerate(names)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +118,7 @@ def draw_sketches(
     objects: Sequence[Sketch],
 ) -> Image.Image:
     """Two images side by side, the objects' masks on both."""
-    colours = {str(index): COLOURS[index % len(COLOURS)] for index in range(len(objects))}
+    colours = object_colours(map(str, range(len(objects))))
     queries, found, hidden = {}, {}, {}
     legend = []
     for (key, colour), item in zip(colours.items(), objects, strict=True):
@@ -156,10 +140,10 @@ def _overlay_panel(
     colours: Mapping[str, str],
     faint: Mapping[str, Rle] | None = None,
 ) -> Panel:
-    return name, image.shape[1] / image.shape[0], partial(_overlay, image, masks, colours, faint or {})
+    return name, image.shape[1] / image.shape[0], partial(overlay, image, masks, colours, faint or {})
 
 
-def _overlay(
+def overlay(
     image: UInt8[np.ndarray, "H W 3"],
     masks: Mapping[str, Rle],
     colours: Mapping[str, str],
@@ -178,15 +162,16 @@ def _overlay(
     return panel
 
 
-def _closer(
+def closer(
     image: UInt8[np.ndarray, "H W 3"],
-    truth: Rle,
+    around: Rle,
+    truth: Rle | None,
     answer: tuple[Rle | None, Rle | None],
     colour: str,
     hw: tuple[int, int],
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """A square around one object: the prediction in its colour (thin if not visible), the truth as a white line."""
-    mask = rle_to_mask(truth)
+    """A square around a mask: the prediction in its colour (thin if not visible), the truth as a white line."""
+    mask = rle_to_mask(around)
     height, width = image.shape[:2]
     rows, columns = (np.flatnonzero(mask.any(axis)) / mask.shape[1 - axis] for axis in (1, 0))
     reach = max(24.0, CLOSER * max(np.ptp(rows) * height, np.ptp(columns) * width) / 2)
@@ -196,7 +181,7 @@ def _closer(
     )
     crop = Image.fromarray(image[top : top + side, left : left + side]).resize(hw[::-1], Image.Resampling.BICUBIC)
     panel = np.array(crop)
-    for rle, shade, thickness in ((answer[1], colour, 1), (answer[0], colour, 2), (truth, "#ffffff", 2)):
+    for rle, shade, thickness in ((answer[1], colour, 1), (answer[0], colour, 2), (truth, TRUTH, 2)):
         if rle is not None:
             whole = _soften(rle_to_mask(rle), (height, width))[top : top + side, left : left + side]
             soft = np.array(Image.fromarray(whole).resize(hw[::-1], Image.Resampling.BICUBIC))

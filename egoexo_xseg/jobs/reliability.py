@@ -11,14 +11,12 @@ import numpy as np
 
 from egoexo_xseg.data.logistic import NUM_BINS, Reliability
 from egoexo_xseg.jobs.charts import write_figure
+from egoexo_xseg.jobs.palette import BLUE, INK, ORANGE, RULE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-BEFORE, AFTER = "#d55e00", "#0072b2"
-"""Told apart by everybody, and in grey (Okabe and Ito)."""
-
-INK, FAINT = "#222222", "#bbbbbb"
+BEFORE, AFTER = ORANGE, BLUE
 
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
@@ -70,8 +68,8 @@ def _draw(panels: Sequence[ReliabilityPanel]) -> Figure:
 
 
 def _draw_curves(axes: Axes, panel: ReliabilityPanel) -> None:
-    axes.plot([0, 1], [0, 1], color=FAINT, linewidth=0.8, zorder=1)
-    axes.axvline(0.5, color=FAINT, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
+    axes.plot([0, 1], [0, 1], color=RULE, linewidth=0.8, zorder=1)
+    axes.axvline(0.5, color=RULE, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
     for bins, color, marker, label in (
         (panel.before, BEFORE, "o", panel.before_label),
         (panel.after, AFTER, "s", panel.after_label),

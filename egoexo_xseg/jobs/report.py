@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import json
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from egoexo_xseg import __version__
-from egoexo_xseg.data.annotations import Annotations, Take
+from egoexo_xseg.data.annotations import Annotations, UnreadTake, read_json
 from egoexo_xseg.data.metrics import CONFIDENCE_THRESHOLD
-from egoexo_xseg.data.submission import written_whole
+from egoexo_xseg.data.submission import read_submission
 from egoexo_xseg.jobs.evaluate import (
     SIZES,
     ScoredSample,
@@ -28,19 +24,18 @@ from egoexo_xseg.jobs.evaluate import (
     size_name,
 )
 from egoexo_xseg.jobs.pack import pack
-from egoexo_xseg.jobs.pictures import Shown, draw_film, draw_record
+from egoexo_xseg.jobs.page import write_page
 from egoexo_xseg.jobs.published import PUBLISHED, TEST_TAKES
-from egoexo_xseg.jobs.show import Answerer, Place, iter_shown, load_shown
-from egoexo_xseg.progress import track
+from egoexo_xseg.jobs.tiles import Results, Spot, draw_tiles, has_frames
 from egoexo_xseg.records import Direction
 
-PAGE = Path(__file__).with_name("report.html")
-PLACEHOLDER = "/*DATA*/"
+PICTURES = 6
+"""Of each gallery and direction."""
 
-PICTURES, PICTURE_WIDTH = 6, 1300
-"""Of each gallery and direction, and their pixels."""
+FILMS, FILM_FRAMES = 3, 12
 
-FILMS, FILM_FRAMES = 3, 8
+ALBUM = 24
+"""Takes whose middling answers are drawn, in even steps over all takes: a picture of everything would fill the disk."""
 
 BINS = 10
 """Of the reliability curve."""
@@ -48,14 +43,17 @@ BINS = 10
 WRONG_IOU = 0.1
 """An answer below is somewhere else."""
 
+Interval = tuple[float, float, float]
+"""A value, and what 95% of its redraws lie within."""
+
 
 @dataclass(frozen=True)
 class Gallery:
-    """Some records with a common name."""
+    """Some answers with a common name: `rows` are places in the list of samples."""
 
     name: str
     words: str
-    places: list[Place]
+    rows: list[int]
 
 
 def report(source: Path, annotations: Annotations, out: Path, workers: int | None = None) -> Path:
@@ -67,48 +65,61 @@ def report(source: Path, annotations: Annotations, out: Path, workers: int | Non
     if source.is_dir():
         answered = out / "submission.json"
         pack(source, annotations, answered, partial=True)
-    evaluation = evaluate([answered], annotations, workers=workers)
-    takes = {take.take_uid: take for take in track(annotations, "Reading takes", total=len(annotations))}
-    page = {
-        "title": f"{source.resolve().name}",
+    samples = {key: own for key, own in evaluate([answered], annotations, workers=workers).samples.items() if own}
+    takes = {uid: describe(annotations.unread(uid)) for uid in annotations.take_uids}
+    page: dict[str, Any] = {
+        "title": source.resolve().name,
         "version": __version__,
-        "annotations": f"{annotations.source}",
+        "annotations": str(annotations.source),
         "published": PUBLISHED,
         "comparable": len(takes) == TEST_TAKES,
-        "takes": [[take.take_name or uid, take.scenario] for uid, take in takes.items()],
-        "directions": [
-            _direction(direction, samples, takes) for direction, samples in evaluation.samples.items() if samples
-        ],
+        "takes": list(takes.values()),
+        "directions": [_direction(direction, own, takes) for direction, own in samples.items()],
         "galleries": [],
         "films": [],
+        "album": 0,
     }
-    if any(take.folder for take in takes.values()):
-        answerer = Answerer(source)
-        for direction, samples in evaluation.samples.items():
-            page["galleries"] += _draw_galleries(direction, samples, answerer, annotations)
-            page["films"] += _draw_films(direction, samples, answerer, annotations)
-    path = out / "index.html"
-    head, tail = PAGE.read_text("utf-8").split(PLACEHOLDER)
-    with written_whole(path) as file:
-        file.write(head + script_json(page) + tail)
-    return path
+    tiles: dict[str, Any] = {}
+    if has_frames(annotations):
+        results, album = read_submission(answered), choose_album(annotations.take_uids)
+        page["album"] = len(album)
+        page["films"] = _draw_films(samples, results, annotations, workers)
+        wanted: dict[str, Spot] = {}
+        for direction, own in samples.items():
+            galleries = choose_galleries(own)
+            page["galleries"] += [{"direction": direction.value, **asdict(gallery)} for gallery in galleries]
+            rows = [*(row for gallery in galleries for row in gallery.rows), *_middling(own, album)]
+            wanted |= {f"{direction.value} {row}": Spot.of(own[row]) for row in rows}
+        drawn = draw_tiles(wanted.values(), [results], annotations, workers)
+        tiles = {key: drawn[spot] for key, spot in wanted.items() if spot in drawn}
+    return write_page("report", out / "index.html", page, tiles)
 
 
-def script_json(value: object) -> str:
-    """JSON that may stand inside a script element: whatever names hold, none of it ends the element."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c").replace("&", "\\u0026")
+def describe(unread: UnreadTake) -> tuple[str, str]:
+    """A take's name (or uid) and scenario, without its masks."""
+    source = unread.source
+    entry = read_json(source / "annotation.json") if isinstance(source, Path) else source
+    name, scenario = (entry.get(key) if isinstance(entry, dict) else None for key in ("take_name", "scenario"))
+    return (
+        name if isinstance(name, str) and name else unread.take_uid,
+        scenario if isinstance(scenario, str) else "",
+    )
 
 
-def _direction(direction: Direction, samples: Sequence[ScoredSample], takes: dict[str, Take]) -> dict[str, Any]:
+def _direction(
+    direction: Direction, samples: Sequence[ScoredSample], takes: Mapping[str, tuple[str, str]]
+) -> dict[str, Any]:
     """Everything about a direction but its pictures."""
     seen = [sample for sample in samples if sample.visible]
+    sizes = [name for _, name in SIZES]
     groups = {
-        "object size, share of the image": group(
-            seen, lambda sample: size_name(sample.area_share), [name for _, name in SIZES]
-        ),
-        "scenario": group(seen, lambda sample: takes[sample.take_uid].scenario or "unknown"),
+        "object size, share of the image": group(seen, lambda sample: size_name(sample.area_share), sizes),
+        "scenario": group(seen, lambda sample: takes[sample.take_uid][1] or "unknown"),
         "target camera": group(seen, lambda sample: sample.target_camera),
     }
+    missed: dict[str, list[bool]] = {}
+    for sample in seen:
+        missed.setdefault(size_name(sample.area_share), []).append(sample.confidence <= CONFIDENCE_THRESHOLD)
     return {
         "name": direction.value,
         "samples": len(samples),
@@ -123,18 +134,37 @@ def _direction(direction: Direction, samples: Sequence[ScoredSample], takes: dic
             sum(sample.visible is visible and (sample.confidence > CONFIDENCE_THRESHOLD) is said for sample in samples)
             for visible, said in ((True, True), (True, False), (False, True), (False, False))
         ],
+        "errors": error_rates(samples),
+        "missed": [
+            [name, len(missed[name]), sum(missed[name]) / len(missed[name])] for name in sizes if name in missed
+        ],
         "records": _columns(samples, list(takes)),
-    }
+    }  # fmt: skip
 
 
-def score_intervals(samples: Sequence[ScoredSample]) -> dict[str, list[float] | None]:
+def score_intervals(samples: Sequence[ScoredSample]) -> dict[str, Interval | None]:
     """Each official score with the interval that holds 95% of it when takes are drawn anew; None if undefined."""
     table = np.stack(list(by_take(samples).values()))  # (T, 8)
     columns = scores_of_sums(np.concatenate([table.sum(0, keepdims=True), resample(table)]))
-    return {
-        name: None if np.isnan(column[0]) else [float(column[0]), *np.nanquantile(column[1:], [0.025, 0.975]).tolist()]
-        for name, column in columns.items()
-    }
+    return {name: _interval(column) for name, column in columns.items()}
+
+
+def error_rates(samples: Sequence[ScoredSample]) -> dict[str, Interval | None]:
+    """How many of the visible objects are said to be absent, and of the absent ones to be visible, with intervals."""
+    table = np.stack(list(by_take(samples).values()))  # (T, 8)
+    sums = np.concatenate([table.sum(0, keepdims=True), resample(table)])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return {
+            "false_absent": _interval(1 - sums[:, 5] / sums[:, 4]),
+            "false_visible": _interval(1 - sums[:, 7] / sums[:, 6]),
+        }
+
+
+def _interval(column: np.ndarray) -> Interval | None:
+    if np.isnan(column[0]):
+        return None
+    low, high = np.nanquantile(column[1:], [0.025, 0.975])
+    return float(column[0]), float(low), float(high)
 
 
 def reliability(samples: Sequence[ScoredSample]) -> list[tuple[int, float, float]]:
@@ -178,122 +208,89 @@ def _columns(samples: Sequence[ScoredSample], uids: Sequence[str]) -> dict[str, 
 # Pictures
 
 
-def _draw_galleries(
-    direction: Direction, samples: Sequence[ScoredSample], answerer: Answerer, annotations: Annotations
-) -> list[dict[str, Any]]:
-    galleries = choose_galleries(direction, samples)
-    places = list(dict.fromkeys(place for gallery in galleries for place in gallery.places))
-    shown = dict(zip(map(Place.of, found := load_shown(places, answerer, annotations)), found, strict=True))
-    drawn = {place: _picture(record) for place, record in track(shown.items(), "Drawing", total=len(shown))}
-    return [
-        {
-            "direction": direction.value,
-            "name": gallery.name,
-            "words": gallery.words,
-            "pictures": [drawn[place] for place in gallery.places if place in drawn],
-        }
-        for gallery in galleries
-    ]
+def choose_galleries(samples: Sequence[ScoredSample]) -> list[Gallery]:
+    """Which answers are worth a look; in each gallery at most two of a take, and an object once."""
+    seen = [row for row, sample in enumerate(samples) if sample.iou is not None]
+    by_iou = sorted(seen, key=lambda row: (-(samples[row].iou or 0.0), samples[row].area_share))
+    middle = len(by_iou) // 2
+    around = [by_iou[index] for index in sorted(range(len(by_iou)), key=lambda index: abs(index - middle))]
+    sure = sorted(
+        (row for row, sample in enumerate(samples) if sample.confidence > CONFIDENCE_THRESHOLD),
+        key=lambda row: -samples[row].confidence,
+    )
+    wrong = [row for row in sure if (samples[row].iou or 0.0) < WRONG_IOU]
+    claimed = [row for row in sure if not samples[row].visible]
+    missed = sorted(
+        (row for row in seen if samples[row].confidence <= CONFIDENCE_THRESHOLD),
+        key=lambda row: samples[row].confidence,
+    )
+    small = sorted(seen, key=lambda row: samples[row].area_share or 0.0)
+    chosen = {
+        "Best": ("the highest IoU", by_iou),
+        "Median": ("half of all answers are better, half are worse", around),
+        "Worst": ("the lowest IoU, the largest objects first", by_iou[::-1]),
+        "Sure and wrong": ("the highest confidence in an object that is elsewhere, or hidden", wrong),
+        "False visible": ("the highest confidence in an object that is hidden", claimed),
+        "False absent": ("the lowest confidence in an object that is there", missed),
+        "Smallest": ("the objects that cover the least of the target", small),
+    }
+    return [Gallery(name, words, _varied(samples, rows)) for name, (words, rows) in chosen.items()]
 
 
-def choose_galleries(direction: Direction, samples: Sequence[ScoredSample]) -> list[Gallery]:
-    """Which records are worth a look; of a take at most two in each gallery."""
-    records: dict[Place, list[ScoredSample]] = {}
-    for key, own in _grouped(samples, _key).items():
-        ious = [sample.iou for sample in own if sample.iou is not None]
-        mean = sum(ious) / len(ious) if ious else None
-        records[Place(direction, *key, iou=mean)] = own
-    scored = sorted((place for place in records if place.iou is not None), key=lambda place: -(place.iou or 0.0))
-    middle = len(scored) // 2
-    around = [scored[index] for index in sorted(range(len(scored)), key=lambda index: abs(index - middle))]
-
-    def wrongness(place: Place) -> float:
-        """The highest confidence of an answer that is somewhere else, or nowhere to be seen."""
-        return max(
-            (
-                s.confidence
-                for s in records[place]
-                if (s.iou or 0.0) < WRONG_IOU and s.confidence > CONFIDENCE_THRESHOLD
-            ),
-            default=0.0,
-        )
-
-    wrong = sorted((place for place in records if wrongness(place)), key=lambda place: -wrongness(place))
-    return [
-        Gallery("Best", "the highest mean IoU", _varied(scored)),
-        Gallery("Median", "as good as half of all", _varied(around)),
-        Gallery("Worst", "the lowest mean IoU", _varied(scored[::-1])),
-        Gallery("Sure and wrong", "an object said to be visible that is elsewhere, or hidden", _varied(wrong)),
-    ]
-
-
-def _key(sample: ScoredSample) -> tuple[str, str, str, int]:
-    return sample.take_uid, sample.query_camera, sample.target_camera, sample.frame
-
-
-def _grouped(samples: Iterable[ScoredSample], key: Callable[[ScoredSample], Any]) -> dict[Any, list[ScoredSample]]:
-    groups: dict[Any, list[ScoredSample]] = {}
-    for sample in samples:
-        groups.setdefault(key(sample), []).append(sample)
-    return groups
-
-
-def _varied(places: Sequence[Place], each: int = 2) -> list[Place]:
-    chosen: list[Place] = []
-    for place in places:
-        if sum(other.take_uid == place.take_uid for other in chosen) < each:
-            chosen.append(place)
+def _varied(samples: Sequence[ScoredSample], rows: Sequence[int], each: int = 2) -> list[int]:
+    chosen: list[int] = []
+    takes: dict[str, set[str]] = {}
+    for row in rows:
+        own = takes.setdefault(samples[row].take_uid, set())
+        if len(own) < each and samples[row].object_id not in own:
+            own.add(samples[row].object_id)
+            chosen.append(row)
         if len(chosen) == PICTURES:
             break
     return chosen
 
 
+def choose_album(take_uids: Sequence[str]) -> set[str]:
+    """At most `ALBUM` takes, in even steps."""
+    count = min(ALBUM, len(take_uids))
+    return {take_uids[index * len(take_uids) // count] for index in range(count)}
+
+
+def _middling(samples: Sequence[ScoredSample], takes: Iterable[str]) -> list[int]:
+    """Of each of the takes the visible object of median IoU."""
+    own: dict[str, list[int]] = {uid: [] for uid in takes}
+    for row, sample in enumerate(samples):
+        if sample.take_uid in own and sample.visible:
+            own[sample.take_uid].append(row)
+    return [sorted(rows, key=lambda row: samples[row].iou or 0.0)[len(rows) // 2] for rows in own.values() if rows]
+
+
+def choose_films(samples: Sequence[ScoredSample]) -> list[list[int]]:
+    """Objects over time, at most one of a take: of those that are seen most the ones whose IoU changes most."""
+    tracks: dict[tuple[str, str, str, str], list[int]] = {}
+    for row, sample in enumerate(samples):
+        if sample.visible:
+            key = (sample.take_uid, sample.object_id, sample.query_camera, sample.target_camera)
+            tracks.setdefault(key, []).append(row)
+
+    def worth(key: tuple[str, str, str, str]) -> tuple[int, float]:
+        ious = [samples[row].iou or 0.0 for row in tracks[key]]
+        return min(len(ious), FILM_FRAMES), float(np.std(ious))
+
+    best: dict[str, tuple[str, str, str, str]] = {}
+    for key in sorted(tracks, key=worth, reverse=True):
+        best.setdefault(key[0], key)
+    films = [sorted(tracks[key], key=lambda row: samples[row].frame) for key in list(best.values())[:FILMS]]
+    return [rows[:: -(-len(rows) // FILM_FRAMES)] for rows in films]
+
+
 def _draw_films(
-    direction: Direction, samples: Sequence[ScoredSample], answerer: Answerer, annotations: Annotations
+    samples: Mapping[Direction, Sequence[ScoredSample]], results: Results, annotations: Annotations, workers: int | None
 ) -> list[dict[str, Any]]:
-    """Objects over time, of those that are seen most the ones whose IoU changes most."""
-    tracks = _grouped(
-        (sample for sample in samples if sample.visible),
-        lambda sample: (sample.take_uid, sample.object_id, sample.query_camera, sample.target_camera),
-    )
-    films, seen = [], set()
-    for key in sorted(tracks, key=lambda key: (-min(len(tracks[key]), FILM_FRAMES), -_swing(tracks[key]), key)):
-        if key[0] not in seen and len(films) < FILMS:
-            seen.add(key[0])
-            chosen = tracks[key][:: max(1, len(tracks[key]) // FILM_FRAMES)][:FILM_FRAMES]
-            records = _records_of(direction, chosen, answerer, annotations)
-            films.append(
-                {"direction": direction.value, "name": f"{key[1].strip()}: {key[2]} to {key[3]}",
-                 "picture": _data_uri(draw_film(records, key[1]))}
-            )  # fmt: skip
-    return films
-
-
-def _swing(samples: Sequence[ScoredSample]) -> float:
-    return float(np.std([sample.iou for sample in samples]))
-
-
-def _records_of(
-    direction: Direction, samples: Sequence[ScoredSample], answerer: Answerer, annotations: Annotations
-) -> list[Shown]:
-    wanted = [_key(sample) for sample in samples]
-    take = annotations.load(wanted[0][0])
-    found = {
-        (record.pair.take_uid, record.pair.query_camera, record.pair.target_camera, record.pair.frame): record
-        for record in iter_shown(answerer, take)
-        if record.direction is direction
-    }
-    return [found[key] for key in wanted]
-
-
-def _picture(record: Shown) -> dict[str, Any]:
-    iou = "nothing visible" if record.iou is None else f"IoU {record.iou:.2f}"
-    name = record.take.take_name or record.pair.take_uid
-    words = f"{name}, {record.pair.query_camera} to {record.pair.target_camera}, frame {record.pair.frame}: {iou}"
-    return {"words": words, "picture": _data_uri(draw_record(record, PICTURE_WIDTH))}
-
-
-def _data_uri(image: Image.Image) -> str:
-    file = io.BytesIO()
-    image.save(file, "jpeg", quality=82)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    films = [(direction, rows) for direction, own in samples.items() for rows in choose_films(own)]
+    spots = [[Spot.of(samples[direction][row]) for row in rows] for direction, rows in films]
+    drawn = draw_tiles([spot for own in spots for spot in own], [results], annotations, workers, film=True)
+    return [
+        {"direction": direction.value, "rows": rows, "frames": [drawn.get(spot) for spot in own]}
+        for (direction, rows), own in zip(films, spots, strict=True)
+    ]

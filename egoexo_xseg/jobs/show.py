@@ -57,13 +57,13 @@ class Answerer:
         for pair in iter_pairs(take, direction):
             for item in pair.objects:
                 key = (item.object_id, pair.query_camera, pair.target_camera, pair.frame)
-                answer = _read_answer(entry, key)
+                answer = read_answer(entry, key)
                 if answer:
                     answers[key] = answer
         return answers
 
 
-def _read_answer(entry: Any, key: tuple[str, str, str, int]) -> Answer | None:
+def read_answer(entry: Any, key: tuple[str, str, str, int]) -> Answer | None:
     """What a submission says, if it is usable; `xseg validate` is the place to complain."""
     object_id, query, target, frame = key
     try:
