@@ -187,19 +187,62 @@ def test_annotations_without_frames_give_a_page_without_pictures(predicted, data
     assert values["takes"][0] == ["</script><b>take", "Tea"] and embedded(page, "pictures") == {}
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_a_browser_shows_it(predicted, data, tmp_path, theme):
-    page = report(predicted, open_annotations(data), tmp_path / "report")
-    page.write_text(page.read_text().replace('<html lang="en">', f'<html lang="en" data-theme="{theme}">'))
-    picture = tmp_path / "page.png"
-    subprocess.run(
+FETCHED = (
+    "setTimeout(() => performance.getEntriesByType('resource').forEach((each) => console.error(each.name)), 1000);"
+)
+
+
+def browse(page, picture, theme="light", script=""):
+    """The page as a browser draws it (grey), after a script of the test, and its console: errors, and what it fetched."""
+    text = page.read_text().replace('<html lang="en">', f'<html lang="en" data-theme="{theme}">')
+    page = picture.with_suffix(".html")
+    page.write_text(text.replace("</body>", f"<script>{script}</script><script>{FETCHED}</script></body>"))
+    done = subprocess.run(
         ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
-         f"--user-data-dir={tmp_path / 'browser'}", "--virtual-time-budget=4000", "--window-size=1280,2000",
+         "--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr",
+         f"--user-data-dir={picture.with_suffix('')}", "--virtual-time-budget=3000", "--window-size=1280,3000",
          f"--screenshot={picture}", page.as_uri()],
-        check=True, capture_output=True, timeout=120,
+        check=True, capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     with Image.open(picture) as image:
-        pixels = np.asarray(image.convert("L"))
+        return np.asarray(image.convert("L")), [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+needs_chromium = pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
+
+PRESS = "const press = (key) => document.body.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }));"
+
+USE = """
+$("search").value = "take-b"; listTakes();
+if (listed.length !== 1) throw Error("search");
+pick(listed[0]);
+for (const gallery of data.galleries) { shownDirection = gallery.direction; shownGallery = gallery.name; drawGallery(); }
+shownGallery = 'Best'; drawGallery();
+drawFilms();
+for (const key of ["d", "d", "]", "[", "/"]) press(key);
+if (document.activeElement !== $("search")) throw Error("focus");
+"""
+
+
+@pytest.fixture(scope="module")
+def page(predicted, data, tmp_path_factory):
+    return report(predicted, open_annotations(data), tmp_path_factory.mktemp("page"))
+
+
+@needs_chromium
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_browser_shows_it(page, tmp_path, theme):
+    pixels, console = browse(page, tmp_path / "page.png", theme)
     assert (pixels.mean() < 90) == (theme == "dark")
     assert pixels[:900].std() > 10  # scores, not an empty page
+    assert console == []
+
+
+@needs_chromium
+def test_everything_on_it_can_be_used(page, tmp_path):
+    turn = "$('tiles').firstElementChild.click(); press('ArrowRight'); if (viewed[1] !== 1) throw Error('page');"
+    _, console = browse(page, tmp_path / "used.png", script=PRESS + USE + turn)
+    assert console == []
+    script = "new Image().src = 'http://localhost:9/'; throw Error('told');"
+    _, console = browse(page, tmp_path / "told.png", script=script)
+    assert "told" in "".join(console) and "Content Security Policy" in "".join(console)  # silence means something

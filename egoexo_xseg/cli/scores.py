@@ -230,18 +230,28 @@ def report(source: Path, annotations: Path, split: str | None, workers: int | No
 @click.option(
     "--count", type=click.IntRange(0), default=5, show_default=True, help="Objects shown that got better, and worse."
 )
+@click.option("--out", type=FOLDER, metavar="DIR", help="Receives index.html: a page with takes, objects and pictures.")
 @workers_option
-@example("xseg compare before.json after.json --annotations DATA --split val")
-def compare(first: Path, second: Path, annotations: Path, split: str | None, count: int, workers: int | None) -> None:
+@example(
+    "xseg compare before.json after.json --annotations DATA --split val",
+    "xseg compare before.json after.json --annotations DATA --split val --out compare",
+)
+def compare(
+    first: Path, second: Path, annotations: Path, split: str | None, count: int, out: Path | None, workers: int | None
+) -> None:
     """Compare two submissions, score by score and object by object.
 
     Shows what SECOND has more than FIRST, with the interval that holds 95% of the difference when whole takes are
-    drawn anew, the same ones for both.
+    drawn anew, the same ones for both. The page of --out opens from disk; prepared takes as --annotations give it
+    pictures of both answers side by side.
     """
     from egoexo_xseg.data.annotations import open_annotations
     from egoexo_xseg.jobs.compare import compare as run
+    from egoexo_xseg.jobs.compare import write_comparison
 
-    for found in run(first, second, open_annotations(annotations, split=split), workers):
+    truth = open_annotations(annotations, split=split)
+    compared = run(first, second, truth, workers)
+    for found in compared:
         rows = [
             (each.name, f"{each.first:.4f}", f"{each.second:.4f}", f"{each.lead:+.4f}",
              f"{each.low:+.4f} to {each.high:+.4f}", "yes" if each.is_sure else "no")
@@ -264,3 +274,5 @@ def compare(first: Path, second: Path, annotations: Path, split: str | None, cou
         ]
         columns = ("object", "take", "samples", "first", "second", "difference")
         table(f"{found.direction.value}: objects whose IoU rose and fell most", columns, objects)
+    if out is not None:
+        click.echo(f"{write_comparison(compared, first, second, truth, out, workers)}: open it in a browser")

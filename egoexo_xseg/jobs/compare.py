@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
+from egoexo_xseg import __version__
 from egoexo_xseg.data.annotations import Annotations
+from egoexo_xseg.data.submission import read_submission
 from egoexo_xseg.errors import SubmissionError
 from egoexo_xseg.jobs.evaluate import ScoredSample, by_take, evaluate, resample, scores_of_sums
+from egoexo_xseg.jobs.page import write_page
+from egoexo_xseg.jobs.tiles import Spot, describe, draw_tiles, has_frames
 from egoexo_xseg.records import Direction
+
+PICTURES = 6
+"""Objects drawn of those that got better, and of those that got worse, in each direction."""
+
+LISTED = 100
+"""The same, of those that the page lists."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +48,36 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """An object of a take: its mean IoU over all camera pairs and frames in which it is visible."""
+    """An object of a take: its mean IoU over all camera pairs and frames in which it is visible.
+
+    `spot` is where it changed most in the direction of its mean, from one IoU to the other of `ious`.
+    """
 
     take_uid: str
     object_id: str
     samples: int
     first: float
     second: float
+    spot: Spot
+    ious: tuple[float, float]
+
+    @property
+    def lead(self) -> float:
+        return self.second - self.first
+
+
+@dataclass(frozen=True, slots=True)
+class TakeChange:
+    """A take's mean IoU over visible objects; 95% of the lead is within `interval` when its objects are drawn anew.
+
+    A single object has nothing to be drawn from: there is no interval then.
+    """
+
+    take_uid: str
+    samples: int
+    first: float
+    second: float
+    interval: tuple[float, float] | None
 
     @property
     def lead(self) -> float:
@@ -52,12 +86,13 @@ class Change:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One direction; `changes` from the largest gain to the largest loss."""
+    """One direction; `changes` and `takes` from the largest gain to the largest loss."""
 
     direction: Direction
     samples: int
     differences: list[Difference]
     changes: list[Change]
+    takes: list[TakeChange]
 
 
 def compare(first: Path, second: Path, annotations: Annotations, workers: int | None = None) -> list[Comparison]:
@@ -81,14 +116,121 @@ def compare_samples(direction: Direction, first: Sequence[ScoredSample], second:
         if not np.isnan(pair).any():
             low, high = np.nanquantile(drawn[1][name] - drawn[0][name], [0.025, 0.975])
             differences.append(Difference(name, *pair, float(low), float(high)))
-    return Comparison(direction, len(first), differences, _changes(first, second))
+    return Comparison(direction, len(first), differences, _changes(first, second), _take_changes(first, second))
 
 
 def _changes(first: Sequence[ScoredSample], second: Sequence[ScoredSample]) -> list[Change]:
-    ious: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    objects: dict[tuple[str, str], list[tuple[ScoredSample, float, float]]] = {}
     for one, other in zip(first, second, strict=True):
         if one.iou is not None and other.iou is not None:
-            ious.setdefault((one.take_uid, one.object_id), []).append((one.iou, other.iou))
-    means: dict[tuple[str, str], Float[np.ndarray, "2"]] = {key: np.mean(pairs, 0) for key, pairs in ious.items()}
-    changes = [Change(*key, len(ious[key]), float(mean[0]), float(mean[1])) for key, mean in means.items()]
+            objects.setdefault((one.take_uid, one.object_id), []).append((one, one.iou, other.iou))
+    changes = []
+    for key, rows in objects.items():
+        before, after = (float(np.mean([row[column] for row in rows])) for column in (1, 2))
+        sign = 1 if after >= before else -1
+        _, place = max((sign * (row[2] - row[1]), -place) for place, row in enumerate(rows))
+        sample, *ious = rows[-place]
+        changes.append(Change(*key, len(rows), before, after, Spot.of(sample), (ious[0], ious[1])))
     return sorted(changes, key=lambda change: -change.lead)
+
+
+def _take_changes(first: Sequence[ScoredSample], second: Sequence[ScoredSample]) -> list[TakeChange]:
+    takes: dict[str, dict[str, Float[np.ndarray, "3"]]] = {}
+    for one, other in zip(first, second, strict=True):
+        if one.iou is not None and other.iou is not None:
+            objects = takes.setdefault(one.take_uid, {})
+            row = np.array([one.iou, other.iou, 1.0])
+            objects[one.object_id] = objects[one.object_id] + row if one.object_id in objects else row
+    found = []
+    for uid, objects in takes.items():
+        table = np.stack(list(objects.values()))  # (objects, 3)
+        before, after, count = table.sum(0)
+        interval = None
+        if len(table) > 1:
+            drawn = resample(table)
+            low, high = np.quantile((drawn[:, 1] - drawn[:, 0]) / drawn[:, 2], [0.025, 0.975])
+            interval = float(low), float(high)
+        found.append(TakeChange(uid, int(count), float(before / count), float(after / count), interval))
+    return sorted(found, key=lambda take: -take.lead)
+
+
+def write_comparison(
+    found: Sequence[Comparison],
+    first: Path,
+    second: Path,
+    annotations: Annotations,
+    out: Path,
+    workers: int | None = None,
+) -> Path:
+    """Write `out/index.html` about two submissions that were compared; returns its path.
+
+    Pictures are drawn where `annotations` are prepared takes.
+    """
+    names = {uid: describe(annotations.unread(uid))[0] for uid in annotations.take_uids}
+    chosen = {each.direction: _most_changed(each.changes, PICTURES) for each in found}
+    wanted = {_key(change.spot): change.spot for own in chosen.values() for changes in own for change in changes}
+    tiles: dict[str, Any] = {}
+    if has_frames(annotations):
+        methods = [read_submission(path) for path in (first, second)]
+        drawn = draw_tiles(wanted.values(), methods, annotations, workers)
+        tiles = {key: drawn[spot] for key, spot in wanted.items() if spot in drawn}
+    page = {
+        "names": _names(first, second),
+        "version": __version__,
+        "annotations": str(annotations.source),
+        "directions": [_page(each, chosen[each.direction], names) for each in found],
+        "drawn": bool(tiles),
+    }
+    return write_page("compare", out / "index.html", page, tiles)
+
+
+def _most_changed(changes: Sequence[Change], count: int) -> tuple[list[Change], list[Change]]:
+    """Those that gained and those that lost most, as far as they gained or lost at all."""
+    better, worse = ([change for change in changes if sign * change.lead > 0] for sign in (1, -1))
+    return better[:count], worse[::-1][:count]
+
+
+def _names(first: Path, second: Path) -> list[str]:
+    """What to call the two: by file, or by folder where the files are called alike."""
+    paths = [path.resolve() for path in (first, second)]
+    return [f"{path.parent.name}/{path.name}" if paths[0].name == paths[1].name else path.stem for path in paths]
+
+
+def _key(spot: Spot) -> str:
+    return " ".join(
+        (spot.direction.value, spot.take_uid, spot.query_camera, spot.target_camera, str(spot.frame), spot.object_id)
+    )
+
+
+def _page(found: Comparison, drawn: tuple[list[Change], list[Change]], names: Mapping[str, str]) -> dict[str, Any]:
+    """Everything about a direction but its pictures."""
+
+    def row(change: Change) -> dict[str, Any]:
+        spot = change.spot
+        return {
+            "object": change.object_id,
+            "take": names[change.take_uid],
+            "place": f"{spot.query_camera} to {spot.target_camera}, frame {spot.frame}",
+            "samples": change.samples,
+            "ious": [change.first, change.second],
+            "shown": change.ious,
+            "key": _key(spot),
+        }
+
+    return {
+        "name": found.direction.value,
+        "samples": found.samples,
+        "differences": [
+            {"name": each.name, "values": [each.first, each.second], "interval": [each.low, each.high],
+             "sure": each.is_sure}
+            for each in found.differences
+        ],
+        "takes": [
+            {"name": names[each.take_uid], "samples": each.samples, "values": [each.first, each.second],
+             "interval": each.interval}
+            for each in found.takes
+        ],
+        "pictures": [[row(change) for change in changes] for changes in drawn],
+        "changes": [[row(change) for change in changes] for changes in _most_changed(found.changes, LISTED)],
+        "counts": [sum(sign * change.lead > 0 for change in found.changes) for sign in (1, -1)] + [len(found.changes)],
+    }  # fmt: skip

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from egoexo_xseg import __version__
-from egoexo_xseg.data.annotations import Annotations, UnreadTake, read_json
+from egoexo_xseg.data.annotations import Annotations
 from egoexo_xseg.data.metrics import CONFIDENCE_THRESHOLD
 from egoexo_xseg.data.submission import read_submission
 from egoexo_xseg.jobs.evaluate import (
@@ -26,7 +26,7 @@ from egoexo_xseg.jobs.evaluate import (
 from egoexo_xseg.jobs.pack import pack
 from egoexo_xseg.jobs.page import write_page
 from egoexo_xseg.jobs.published import PUBLISHED, TEST_TAKES
-from egoexo_xseg.jobs.tiles import Results, Spot, draw_tiles, has_frames
+from egoexo_xseg.jobs.tiles import Results, Spot, describe, draw_tiles, has_frames
 from egoexo_xseg.records import Direction
 
 PICTURES = 6
@@ -93,17 +93,6 @@ def report(source: Path, annotations: Annotations, out: Path, workers: int | Non
         drawn = draw_tiles(wanted.values(), [results], annotations, workers)
         tiles = {key: drawn[spot] for key, spot in wanted.items() if spot in drawn}
     return write_page("report", out / "index.html", page, tiles)
-
-
-def describe(unread: UnreadTake) -> tuple[str, str]:
-    """A take's name (or uid) and scenario, without its masks."""
-    source = unread.source
-    entry = read_json(source / "annotation.json") if isinstance(source, Path) else source
-    name, scenario = (entry.get(key) if isinstance(entry, dict) else None for key in ("take_name", "scenario"))
-    return (
-        name if isinstance(name, str) and name else unread.take_uid,
-        scenario if isinstance(scenario, str) else "",
-    )
 
 
 def _direction(

@@ -1,4 +1,4 @@
-"""Pictures of single answers for a page: query, truth, every method's answer, and a closer look, drawn take by take."""
+"""What pages show of takes: their names, and pictures of single answers, each of them taken apart and closely."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from egoexo_xseg.data.annotations import Annotations, Take, UnreadTake
+from egoexo_xseg.data.annotations import Annotations, Take, UnreadTake, read_json
 from egoexo_xseg.data.images import frame_path, import_cv2, read_image
 from egoexo_xseg.data.metrics import CONFIDENCE_THRESHOLD
 from egoexo_xseg.errors import MediaError
@@ -64,6 +64,17 @@ class _Order:
     unread: UnreadTake
     spots: list[tuple[Spot, list[Answer | None]]]
     film: bool
+
+
+def describe(unread: UnreadTake) -> tuple[str, str]:
+    """A take's name (or uid) and scenario, without its masks."""
+    source = unread.source
+    entry = read_json(source / "annotation.json") if isinstance(source, Path) else source
+    name, scenario = (entry.get(key) if isinstance(entry, dict) else None for key in ("take_name", "scenario"))
+    return (
+        name if isinstance(name, str) and name else unread.take_uid,
+        scenario if isinstance(scenario, str) else "",
+    )
 
 
 def has_frames(annotations: Annotations) -> bool:
@@ -175,7 +186,7 @@ def _ring(panel: UInt8[np.ndarray, "h w 3"], rle: Rle) -> None:
     rows, columns = np.nonzero(rle_to_mask(rle))
     scale = panel.shape[0] / rle.hw[0]
     centre = round(scale * float(np.mean(columns))), round(scale * float(np.mean(rows)))
-    reach = round(RING * max(8.0, scale * float(max(np.ptp(rows), np.ptp(columns)))))
+    reach = round(min(RING * max(8.0, scale * float(max(np.ptp(rows), np.ptp(columns)))), 0.2 * panel.shape[0]))
     import_cv2().circle(panel, centre, reach, (255, 255, 255), 1, import_cv2().LINE_AA)
 
 
