@@ -158,7 +158,7 @@ def browse(page: Path, folder: Path) -> dict[str, float]:
     probed.write_text(page.read_text().replace("</body>", PROBE + "</body>"))
     command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
                "--disable-background-networking", "--enable-logging=stderr", "--window-size=1280,900",
-               "--remote-debugging-port=0",                f"--user-data-dir={folder / 'browser'}", probed.as_uri()]  # fmt: skip
+               "--remote-debugging-port=0", f"--user-data-dir={folder / 'browser'}", probed.as_uri()]  # fmt: skip
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as browser:
         try:
             for line in browser.stderr:
