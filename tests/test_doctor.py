@@ -8,7 +8,8 @@ import json
 from test_cli import run
 
 from egoexo_xseg.jobs import doctor
-from egoexo_xseg.jobs.doctor import diagnose
+from egoexo_xseg.jobs.doctor import MOST_RECORDS, SPARE, FreeMemory, diagnose, record_numbers, suggest_batch
+from egoexo_xseg.model.configuration import CrossViewConfig
 
 
 def finding(diagnosis, what):
@@ -52,6 +53,91 @@ def test_a_missing_package_is_named(monkeypatch):
     found = diagnose()
     assert finding(found, "missing packages").value == "scipy: pip install scipy"
     assert "numpy" in finding(found, "packages").value and not found.well
+
+
+def test_the_batch_that_fits_follows_from_the_free_memory():
+    config = CrossViewConfig()
+    record = 2 * record_numbers(config)  # bytes, in bfloat16
+    assert 0.3e9 < record < 1.5e9
+    weights = 2 * 1_590_000_000
+    for batch in (1, 7, 64):
+        free = (weights + batch * record + 1) / SPARE
+        assert suggest_batch(config, 1_590_000_000, FreeMemory(True, int(free) + 1, 2)) == batch
+    assert suggest_batch(config, 1_590_000_000, FreeMemory(True, int(weights / SPARE), 2)) == 0
+    assert suggest_batch(config, 1_590_000_000, FreeMemory(True, 10**12, 2)) == MOST_RECORDS
+    assert record_numbers(CrossViewConfig.tiny()) < record_numbers(config) / 100
+
+
+def test_the_suggested_batch_becomes_part_of_the_next_command(data, tiny_model, monkeypatch):
+    monkeypatch.setattr(doctor, "_free_memory", lambda: FreeMemory(True, 20 * 10**9, 2))
+    found = diagnose(data, "val")
+    record = f"{2 * record_numbers(CrossViewConfig()) / 1e9:.2f}"
+    batch = suggest_batch(CrossViewConfig(), 1_590_000_000, FreeMemory(True, 20 * 10**9, 2))
+    assert finding(found, "model").value == (
+        f"1,590 million parameters take 3.2 GB, a record about {record} GB (estimated), 20 GB are free: "
+        f"give --batch-size {batch}"
+    )
+    assert found.next.endswith(f"--split val --batch-size {batch} --out PRED") and 10 < batch < MOST_RECORDS
+    own = diagnose(data, "val", model=str(tiny_model))
+    assert "give --batch-size 64" in finding(own, "model").value and f"--model {tiny_model} --batch-size 64" in own.next
+    monkeypatch.setattr(doctor, "_free_memory", lambda: FreeMemory(True, 10**9, 2))
+    small = finding(diagnose(data, "val"), "model")
+    assert small.value.endswith("1 GB are free: too little") and small.state == "note"
+
+
+def test_a_model_that_is_not_here_is_a_fault(tmp_path):
+    assert (
+        finding(diagnose(model="nobody/nothing"), "model").value == "nobody/nothing: no such folder, and not downloaded"
+    )
+    found = diagnose(model=str(tmp_path))
+    assert not found.well and finding(found, "model").value.startswith(f"{tmp_path}: no weights in this folder")
+
+
+def recordings(folder, videos):
+    """Two takes of two seconds, with these (empty) files in place of videos."""
+    (folder / "annotations").mkdir(parents=True)
+    track = {"annotation": {}, "annotated_frames": [0, 30, 60]}
+    takes = {
+        f"take-{letter}": {
+            "take_name": f"name_{letter}",
+            "object_masks": {"cup": {"aria01_214-1": track, "cam01": track}, "hostile": 3, "jar": {"../cam": track}},
+        }
+        for letter in "ab"
+    }
+    (folder / "annotations" / "relations_val.json").write_text(json.dumps({"annotations": takes}))
+    for letter, camera in videos:
+        path = folder / "takes" / f"name_{letter}" / "frame_aligned_videos" / "downscaled" / "448" / f"{camera}.mp4"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return folder
+
+
+def test_recordings_without_videos_are_named(tmp_path):
+    raw = recordings(tmp_path / "raw", [("a", "cam01"), ("b", "aria01_214-1")])
+    found = diagnose(raw=raw, split="val")
+    assert [each.value for each in found.findings if each.what == "recordings"] == [
+        "2 takes in relations_val.json",
+        "take take-a (name_a) lacks its ego video",
+        "take take-b (name_b) lacks cam01",
+    ]
+    assert found.well and found.next == f"xseg prepare {raw} DATA --split val"
+
+
+def test_disk_space_is_frames_by_measured_bytes(tmp_path, data):
+    raw = recordings(tmp_path / "raw", [])
+    # Two takes of two cameras, frames 0, 30 and 60.
+    assert finding(diagnose(raw=raw), "disk space").value.startswith(
+        "12 frames take about 0.0 GB prepared (80 kB each,"
+    )
+    sizes = [path.stat().st_size for path in data.glob("*/*/*.jpg")]
+    measured = finding(diagnose(data, raw=raw), "disk space").value
+    assert f"({sum(sizes) / len(sizes) / 1e3:.0f} kB each, measured on {len(sizes)} of them)" in measured
+
+
+def test_no_recordings_lead_to_downloading(tmp_path):
+    found = diagnose(tmp_path / "data", "val", tmp_path)
+    assert finding(found, "recordings").value == f"no annotations/relations_val.json in {tmp_path}" and not found.well
+    assert found.next.startswith(f"egoexo -o {tmp_path} --parts metadata annotations downscaled_takes/448")
 
 
 def test_from_the_shell(data):

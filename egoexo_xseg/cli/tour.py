@@ -70,18 +70,25 @@ def demo(folder: Path) -> None:
 
 
 @cli.command()
-@click.option("--data", type=FOLDER, help="Look at these prepared takes, too.")
+@click.option("--data", type=FOLDER, help="Look at these prepared takes, too: which lack frames.")
+@click.option(
+    "--raw", type=FOLDER, help="Look at these recordings, too: which takes lack videos, what disk space they need."
+)
 @split_option
+@click.option(
+    "--model", metavar="PATH|HUB_ID", help="The model that should fit (default: of the published ones' size)."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
-@example("xseg doctor --data DATA --split val")
-def doctor(data: Path | None, split: str | None, as_json: bool) -> None:
+@example("xseg doctor --data DATA --split val", "xseg doctor --raw RAW --split val --model weights/xseg-tiny")
+def doctor(data: Path | None, raw: Path | None, split: str | None, model: str | None, as_json: bool) -> None:
     """See whether everything is ready, and what to run next.
 
-    Looks at the machine, the packages, the published models and prepared takes. Exits with 1 if something is missing.
+    Looks at the machine, how many records at a time fit into its memory, the packages, the models, recordings and
+    prepared takes. Exits with 1 if something is missing.
     """
     from egoexo_xseg.jobs.doctor import diagnose
 
-    found = diagnose(data, split)
+    found = diagnose(data, split, raw, model)
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=1))
     else:

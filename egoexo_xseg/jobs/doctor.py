@@ -8,14 +8,20 @@ import platform
 import re
 import shutil
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 from egoexo_xseg import __version__
-from egoexo_xseg.data.annotations import Take, open_annotations
+from egoexo_xseg.data.annotations import NAME, Take, open_annotations
 from egoexo_xseg.data.images import frame_path, import_cv2
+from egoexo_xseg.data.videos import STRIDE, Video
 from egoexo_xseg.errors import XsegError
 from egoexo_xseg.jobs.weights import known_checkpoints
+from egoexo_xseg.model.checkpoint import read_headers
+from egoexo_xseg.model.configuration import CrossViewConfig
+from egoexo_xseg.model.hub import find_cached
 from egoexo_xseg.progress import track
+from egoexo_xseg.records import is_ego
 
 LISTED = 5
 """Takes named of each kind of fault."""
@@ -24,6 +30,18 @@ FULL_SIZE = 1.59e9
 """Parameters of the published models, two bytes each in bfloat16, four in float32."""
 
 GB = 1e9
+
+SPARE = 0.9
+"""Of free memory what may be counted on: the rest is lost between blocks, and to the driver."""
+
+MOST_RECORDS = 64
+"""Larger batches are no faster."""
+
+FRAME_BYTES = 80e3
+"""A frame of 448 pixels in the sample world, where nothing was prepared to measure it on."""
+
+MEASURED = 200
+"""Frames looked at to learn how large they are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,15 +68,31 @@ class Diagnosis:
         return {"well": self.well, "next": self.next, "findings": [asdict(finding) for finding in self.findings]}
 
 
-def diagnose(data: Path | None = None, split: str | None = None) -> Diagnosis:
-    """Look at the machine, the packages, the published models and, if given, at prepared takes."""
-    findings = [*_machine(), *_packages(), *_models()]
+def diagnose(
+    data: Path | None = None, split: str | None = None, raw: Path | None = None, model: str | None = None
+) -> Diagnosis:
+    """Look at the machine, the packages, the models and, if given, at recordings in `raw` and prepared takes in `data`.
+
+    `model` is a checkpoint folder, or a repository in the cache; nothing is downloaded.
+    """
+    shape, parameters, fault = _model(model)
+    findings = [*_machine(), *([fault] if fault else _memory(shape, parameters)), *_packages(), *_models()]
+    chosen = f" --split {split}" if split else ""
+    if raw is not None:
+        findings += _recordings(raw, split, data)
+        if not any((raw / "annotations").glob("relations_*.json")):
+            return Diagnosis(findings, f"egoexo -o {raw} --parts metadata annotations downscaled_takes/448")
     if data is None:
+        if raw is not None:
+            return Diagnosis(findings, f"xseg prepare {raw} DATA{chosen}")
         return Diagnosis(findings, "xseg demo   or, with the release in RAW: xseg prepare RAW DATA --split val")
     own, ready = _takes(data, split)
-    chosen = f" --split {split}" if split else ""
-    following = f"xseg predict --direction ego2exo --data {data}{chosen} --out PRED"
-    return Diagnosis([*findings, *own], following if ready else f"xseg prepare RAW {data}{chosen}")
+    free = _free_memory()
+    batch = suggest_batch(shape, parameters, free)
+    sized = f" --batch-size {batch}" if batch and free.is_gpu else ""
+    given = f" --model {model}" if model else ""
+    following = f"xseg predict --direction ego2exo --data {data}{chosen}{given}{sized} --out PRED"
+    return Diagnosis([*findings, *own], following if ready else f"xseg prepare {raw or 'RAW'} {data}{chosen}")
 
 
 def _machine() -> list[Finding]:
@@ -72,15 +106,79 @@ def _machine() -> list[Finding]:
     ]
     for number in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(number)
-        need = 2 * FULL_SIZE
         room = f"{free / GB:.0f} of {total / GB:.0f} GB free"
-        words = f"{torch.cuda.get_device_name(number)}, {room}; a published model's weights take {need / GB:.1f} GB"
-        findings.append(Finding(f"GPU {number}", words, "fine" if free > 1.5 * need else "note"))
+        findings.append(Finding(f"GPU {number}", f"{torch.cuda.get_device_name(number)}, {room}"))
     if not torch.cuda.is_available():
-        need = 4 * FULL_SIZE / GB
-        words = f"none: everything runs on the processors; a published model's weights take {need:.1f} GB of memory"
-        findings.append(Finding("GPU", words, "note"))
+        findings.append(Finding("GPU", "none: everything runs on the processors", "note"))
     return findings
+
+
+@dataclass(frozen=True, slots=True)
+class FreeMemory:
+    """What a model may take: bytes, and how many of them a number takes there."""
+
+    is_gpu: bool
+    num_bytes: int
+    width: int
+
+
+def _free_memory() -> FreeMemory:
+    """Of the first GPU, where models run in bfloat16, or of the machine, where they run in float32."""
+    import torch
+
+    if torch.cuda.is_available():
+        return FreeMemory(True, torch.cuda.mem_get_info(0)[0], 2)
+    return FreeMemory(False, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES"), 4)
+
+
+def record_numbers(config: CrossViewConfig) -> int:
+    """An estimate of the numbers that are alive at once for a record: those of the finest maps, and the language's.
+
+    At a quarter of the image's side: ten widths in the widest block of the image tower (input, a fourfold layer before
+    and after its activation, the sum), both images' maps, three of the pixel decoder's, and the proposals' masks.
+    """
+    fine = (config.image_size // config.swin.patch_size) ** 2
+    maps = 2 * 1.9 * config.swin.embed_dim  # each later map has half the numbers of the one before
+    image = fine * (
+        10 * config.swin.embed_dim + maps + 3 * config.decoder.mask_dim + 2 * config.decoder.num_mask_tokens
+    )
+    tokens = config.grid[0] * config.grid[1] + config.decoder.num_mask_tokens + 200  # the words of a prompt
+    language = tokens * (6 * config.language.hidden_size + 2 * config.language.intermediate_size)
+    return int(image + language)
+
+
+def suggest_batch(config: CrossViewConfig, parameters: int, free: FreeMemory) -> int:
+    """Records at a time that fit beside the weights; 0 if not even one does."""
+    room = SPARE * free.num_bytes - free.width * parameters
+    return max(0, min(MOST_RECORDS, int(room // (free.width * record_numbers(config)))))
+
+
+def _model(model: str | None) -> tuple[CrossViewConfig, int, Finding | None]:
+    """Shape and parameters by the files' headers; of the published size where no model is given."""
+    published = CrossViewConfig()
+    if model is None:
+        return published, int(FULL_SIZE), None
+    folder = Path(model) if Path(model).is_dir() else find_cached(model)
+    if folder is None:
+        return published, int(FULL_SIZE), Finding("model", f"{model}: no such folder, and not downloaded", "fault")
+    try:
+        headers = read_headers(folder)
+    except XsegError as fault:
+        return published, int(FULL_SIZE), Finding("model", str(fault), "fault")
+    return headers.config, sum(tensor.numel() for tensor in headers.weights.values()), None
+
+
+def _memory(config: CrossViewConfig, parameters: int) -> list[Finding]:
+    free = _free_memory()
+    batch = suggest_batch(config, parameters, free)
+    weights, record = (free.width * count / GB for count in (parameters, record_numbers(config)))
+    words = (
+        f"{parameters / 1e6:,.0f} million parameters take {weights:.1f} GB, a record about {record:.2f} GB "
+        f"(estimated), {free.num_bytes / GB:.0f} GB are free: "
+    )
+    if not batch:
+        return [Finding("model", f"{words}too little", "note")]
+    return [Finding("model", words + (f"give --batch-size {batch}" if free.is_gpu else "it fits"))]
 
 
 def _packages() -> list[Finding]:
@@ -120,6 +218,62 @@ def _existing(path: Path) -> Path:
     return next(each for each in (path, *path.absolute().parents) if each.is_dir())
 
 
+def _recordings(raw: Path, split: str | None, data: Path | None) -> list[Finding]:
+    """Which takes of the release lack videos, and the disk space that preparing them needs."""
+    files = sorted((raw / "annotations").glob(f"relations_{split or '*'}.json"))
+    if not files:
+        return [Finding("recordings", f"no annotations/relations_{split or '*'}.json in {raw}", "fault")]
+    takes, frames, without, partly = 0, 0, [], []
+    for path in files:
+        try:
+            annotations = open_annotations(path)
+        except XsegError as fault:
+            return [Finding("recordings", str(fault), "fault")]
+        for uid in annotations.take_uids:
+            takes += 1
+            cameras = _last_frames(annotations.unread(uid).source)
+            frames += len(cameras) * (max(cameras.values(), default=-1) // STRIDE + 1)
+            name = annotations.name(uid)
+            videos = raw / "takes" / (name if NAME.fullmatch(name) else "") / "frame_aligned_videos"
+            missing = [camera for camera in sorted(cameras) if Video.find(videos, camera) is None]
+            if not cameras or any(is_ego(camera) for camera in missing):
+                without.append(f"take {uid} ({name or 'no name'}) lacks its ego video")
+            elif missing:
+                partly.append(f"take {uid} ({name}) lacks {', '.join(missing)}")
+    findings = [Finding("recordings", f"{takes} takes in {', '.join(path.name for path in files)}")]
+    findings += [_listed("recordings", problems, "note") for problems in (without, partly) if problems]
+    return [*findings, _space(frames, data)]
+
+
+def _last_frames(entry: object) -> dict[str, int]:
+    """The cameras of a take as the release has it, and the last annotated frame of each."""
+    last: dict[str, int] = {}
+    objects = entry.get("object_masks") if isinstance(entry, dict) else None
+    for cameras in objects.values() if isinstance(objects, dict) else ():
+        for camera, seen in cameras.items() if isinstance(cameras, dict) else ():
+            if NAME.fullmatch(camera) and isinstance(seen, dict):
+                annotated = seen.get("annotated_frames")
+                found = [frame for frame in annotated if type(frame) is int] if isinstance(annotated, list) else []
+                last[camera] = max([last.get(camera, 0), *found])
+    return last
+
+
+def _space(frames: int, data: Path | None) -> Finding:
+    """What the frames of all takes come to, and whether it is there."""
+    place = _existing(data or Path())
+    sizes = [path.stat().st_size for path in islice(place.glob("*/*/*.jpg"), MEASURED)] if data else []
+    each = sum(sizes) / len(sizes) if sizes else FRAME_BYTES
+    need, free = frames * each, shutil.disk_usage(place).free
+    how = f"measured on {len(sizes)} of them" if sizes else "as in the sample world"
+    words = f"{frames:,} frames take about {need / GB:.1f} GB prepared ({each / 1e3:.0f} kB each, {how})"
+    return Finding("disk space", f"{words}; {free / GB:.0f} GB free", "fine" if free > need else "note")
+
+
+def _listed(what: str, problems: list[str], state: str) -> Finding:
+    more = f", and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
+    return Finding(what, "; ".join(problems[:LISTED]) + more, state)
+
+
 def _takes(data: Path, split: str | None) -> tuple[list[Finding], bool]:
     """What is wrong with prepared takes, and whether there is anything to predict."""
     free = Finding("disk", f"{shutil.disk_usage(_existing(data)).free / GB:.0f} GB free at {data}")
@@ -139,8 +293,7 @@ def _takes(data: Path, split: str | None) -> tuple[list[Finding], bool]:
     findings = [free, Finding("takes", f"{len(annotations)} prepared, {frames} frames with objects")]
     for problems in ([f"take {uid} is not prepared" for uid in annotations.unprepared], list(lacking.values())):
         if problems:
-            more = f", and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
-            findings.append(Finding("incomplete", "; ".join(problems[:LISTED]) + more, "fault"))
+            findings.append(_listed("incomplete", problems, "fault"))
     if annotations.faults:
         words = f"{len(annotations.faults)} cannot be used; the first: {annotations.faults[0]}"
         findings.append(Finding("masks", words, "note"))
