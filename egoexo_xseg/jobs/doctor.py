@@ -34,6 +34,9 @@ GB = 1e9
 SPARE = 0.9
 """Of free memory what may be counted on: the rest is lost between blocks, and to the driver."""
 
+OVERHEAD = 2
+"""Numbers held for each that is counted: `weights/xseg-tiny` took 29 MB a record (16 against 1 at a time, float32)."""
+
 MOST_RECORDS = 64
 """Larger batches are no faster."""
 
@@ -144,7 +147,7 @@ def record_numbers(config: CrossViewConfig) -> int:
     )
     tokens = config.grid[0] * config.grid[1] + config.decoder.num_mask_tokens + 200  # the words of a prompt
     language = tokens * (6 * config.language.hidden_size + 2 * config.language.intermediate_size)
-    return int(image + language)
+    return int(OVERHEAD * (image + language))
 
 
 def suggest_batch(config: CrossViewConfig, parameters: int, free: FreeMemory) -> int:
