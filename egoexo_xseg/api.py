@@ -16,10 +16,11 @@ from egoexo_xseg.jobs.predict import to_predictions
 from egoexo_xseg.masks import mask_to_rle
 from egoexo_xseg.model.answers import segment
 from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint
-from egoexo_xseg.model.hub import default_model, resolve_model
+from egoexo_xseg.model.hub import default_model
 from egoexo_xseg.model.inputs import Sample, View, collate, fit_mask
 from egoexo_xseg.model.prompts import PromptBuilder
 from egoexo_xseg.model.segmenter import CrossViewModel
+from egoexo_xseg.model.store import fetch_model
 from egoexo_xseg.records import Direction, Pair, PairObject
 
 
@@ -56,7 +57,7 @@ class CrossViewSegmenter:
         way = Direction(direction)
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
-        folder = resolve_model(model or default_model(way))
+        folder = fetch_model(model or default_model(way), dtype=dtype)
         segmenter, prompts = load_checkpoint(folder, device=device, dtype=dtype)
         return cls(segmenter, prompts, checkpoint_map(folder, checkpoint_hash(folder), way))
 

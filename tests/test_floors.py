@@ -30,6 +30,7 @@ model.answers
 model.objective
 model.checkpoint
 model.hub
+model.store
 model.captioner
 data.lzstring data.images data.phrases
 data.annotations data.metrics data.logistic data.videos

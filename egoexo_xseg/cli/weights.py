@@ -30,16 +30,24 @@ def list_() -> None:
 @weights.command()
 @CHECKPOINT
 @click.option("--revision", metavar="NAME", help="A commit, branch or tag of the repository (default: the newest).")
+@click.option(
+    "--dtype", type=click.Choice(["float32", "bfloat16"]), help="As predict will want it: bfloat16 on a GPU (default)."
+)
 @example("xseg weights pull wangzeze/ObjectRelator-Ego2Exo-Full")
-def pull(model: str, revision: str | None) -> None:
-    """Download a checkpoint, or say where it lies.
+def pull(model: str, revision: str | None, dtype: str | None) -> None:
+    """Download a checkpoint's newest version, and say where it lies.
 
-    An interrupted download goes on where it stopped. The environment variables of the Hub are heeded: HF_HOME for the
-    place, HF_TOKEN for private repositories, HF_HUB_OFFLINE for no network.
+    One in the released names is also translated into xseg's, once, in XSEG_CACHE (~/.cache/xseg). Until it is pulled
+    again, its name stands for this version, and nothing asks the network. An interrupted download goes on where it
+    stopped. The environment variables of the Hub are heeded: HF_HOME for the place of downloads, HF_TOKEN for private
+    repositories, HF_HUB_OFFLINE for no network.
     """
-    from egoexo_xseg.model.hub import resolve_model
+    import torch
 
-    click.echo(resolve_model(model, revision))
+    from egoexo_xseg.model.store import fetch_model
+
+    dtype = dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
+    click.echo(fetch_model(model, revision, getattr(torch, dtype), newest=True))
 
 
 @weights.command()

@@ -23,14 +23,14 @@ from egoexo_xseg.errors import XsegError
 from egoexo_xseg.jobs.charts import write_figure
 from egoexo_xseg.jobs.evaluate import iter_scored, resample
 from egoexo_xseg.jobs.manifest import settle_folder, versions
-from egoexo_xseg.jobs.predict import Fault, PredictOptions, Predictor, is_out_of_memory, to_predictions
+from egoexo_xseg.jobs.predict import DTYPES, Fault, PredictOptions, Predictor, is_out_of_memory, to_predictions
 from egoexo_xseg.masks import rle_to_mask, scored_hw
 from egoexo_xseg.model import answers
 from egoexo_xseg.model.checkpoint import checkpoint_hash
-from egoexo_xseg.model.hub import resolve_model
 from egoexo_xseg.model.inputs import Batch, Sample, collate, distinct_views, fit_mask
 from egoexo_xseg.model.mask_decoder import Canvas
 from egoexo_xseg.model.segmenter import CrossViewModel, Encoding, Reading
+from egoexo_xseg.model.store import fetch_model
 from egoexo_xseg.progress import track
 from egoexo_xseg.records import Direction, Pair, Prediction
 
@@ -154,7 +154,9 @@ class Study:
         self.options = options
         self.annotations = open_annotations(options.data, split=options.split, takes=options.takes)
         self.predicts = {direction: options.predict(direction) for direction in options.directions}
-        self.checkpoints = {direction: resolve_model(each.model) for direction, each in self.predicts.items()}
+        self.checkpoints = {
+            direction: fetch_model(each.model, dtype=DTYPES[each.dtype]) for direction, each in self.predicts.items()
+        }
         hashes = {checkpoint: checkpoint_hash(checkpoint) for checkpoint in set(self.checkpoints.values())}
         self.models = [hashes[checkpoint] for checkpoint in self.checkpoints.values()]
         self.calibrations = {

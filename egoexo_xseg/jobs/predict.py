@@ -27,9 +27,10 @@ from egoexo_xseg.jobs.manifest import settle_folder, versions
 from egoexo_xseg.masks import mask_to_rle, scored_hw
 from egoexo_xseg.model.answers import Segmentation, segment
 from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint
-from egoexo_xseg.model.hub import default_model, resolve_model
+from egoexo_xseg.model.hub import default_model
 from egoexo_xseg.model.inputs import Sample, collate
 from egoexo_xseg.model.segmenter import CrossViewModel
+from egoexo_xseg.model.store import fetch_model, read_origin
 from egoexo_xseg.parallel import keep_freed_memory, map_ahead
 from egoexo_xseg.progress import detail, track
 from egoexo_xseg.records import Direction, Pair, Prediction, is_ego
@@ -114,11 +115,13 @@ def predict(options: PredictOptions) -> PredictSummary:
     uids = shard_takes(annotations, *options.shard)
 
     summary = PredictSummary(options.out / options.direction.value if options.direction else options.out)
-    checkpoint = resolve_model(options.model)
+    checkpoint = fetch_model(options.model, dtype=DTYPES[options.dtype])
     model = checkpoint_hash(checkpoint)
     calibrations = {direction: checkpoint_map(checkpoint, model, direction) for direction in options.directions}
     for direction, calibration in calibrations.items():
-        settle_folder(options.out / direction.value, _manifest(options, direction, model, calibration, captions))
+        settle_folder(
+            options.out / direction.value, _manifest(options, direction, (checkpoint, model), calibration, captions)
+        )
         note_shard(options.out, direction, options.shard, uids)
     missing = {uid: [each for each in options.directions if not _is_done(options, each, uid)] for uid in uids}
     missing = {uid: directions for uid, directions in missing.items() if directions}
@@ -312,14 +315,14 @@ def _open_captions(options: PredictOptions) -> Captions | None:
 def _manifest(
     options: PredictOptions,
     direction: Direction,
-    model: str,
+    model: tuple[Path, str],
     calibration: VisibilityMap | None,
     captions: Captions | None,
 ) -> dict[str, Any]:
     """What made the folder; `identity` must be the same for all of it."""
     return {
         "identity": {
-            "model": model,
+            "model": model[1],
             "calibration": calibration.digest if calibration else None,
             "captions": captions.hash if captions else None,
             "shuffle_captions": options.shuffle_captions,
@@ -327,6 +330,7 @@ def _manifest(
             "direction": direction.value,
         },
         "model": str(options.model),
+        **({"origin": origin} if (origin := read_origin(model[0])) else {}),
         "captions": str(options.captions) if options.captions else None,
         "data": str(options.data),
         "split": options.split,

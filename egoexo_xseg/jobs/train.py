@@ -27,10 +27,10 @@ from egoexo_xseg.errors import XsegError
 from egoexo_xseg.jobs.train_log import HeldOut, Log
 from egoexo_xseg.jobs.train_state import Processes, resume, save, settle, unwrap
 from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint, new_checkpoint, read_shape
-from egoexo_xseg.model.hub import resolve_model
 from egoexo_xseg.model.inputs import Batch, Sample, collate
 from egoexo_xseg.model.objective import Objective, freeze
 from egoexo_xseg.model.segmenter import CrossViewModel
+from egoexo_xseg.model.store import fetch_model
 from egoexo_xseg.progress import detail, track
 from egoexo_xseg.world.paint import COLOURS, PATTERNS
 from egoexo_xseg.world.things import SHAPES
@@ -98,7 +98,7 @@ def _find_start(options: TrainOptions, processes: Processes) -> Path:
     """The checkpoint to start from; a shape alone, the file `config.json`, becomes an untrained one in `out/init`."""
     shape, folder = Path(options.init), options.out / "init"
     if not shape.is_file():
-        return resolve_model(options.init)
+        return fetch_model(options.init)
     if processes.rank == 0:
         words = [f" {word}" for word in (*COLOURS, *PATTERNS.values(), *SHAPES)]
         new_checkpoint(folder, read_shape(shape), options.config.seed, words)

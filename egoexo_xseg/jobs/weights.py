@@ -27,6 +27,7 @@ from egoexo_xseg.model.checkpoint import (
 from egoexo_xseg.model.configuration import CrossViewConfig
 from egoexo_xseg.model.hub import KNOWN, find_cached
 from egoexo_xseg.model.released import to_released
+from egoexo_xseg.model.store import read_origin
 
 PARTS = {
     "swin": "image tower (Swin)",
@@ -108,7 +109,7 @@ def inspect(folder: Path) -> Contents:
 
 def _provenance(folder: Path) -> dict[str, object]:
     """How it was trained and calibrated, as far as the folder tells."""
-    found: dict[str, object] = {}
+    found: dict[str, object] = dict(read_origin(folder))
     if (folder / "train.json").is_file():
         values = read_json(folder / "train.json")
         config = values.get("config") if isinstance(values, dict) else None

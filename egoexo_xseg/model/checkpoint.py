@@ -60,7 +60,7 @@ def load_checkpoint(
     the weights plus one shard. With `changes` to the configuration, the start of a training, the parts of `FRESH` may
     be missing and are made anew (PSALM has no fusion; finer region features are an addition).
     """
-    files, headers = weight_files(folder), read_headers(folder)
+    headers = read_headers(folder)
     config, found = headers.config, headers.weights
     if headers.dead:
         detail(f"{folder}: weights that play no part are dropped: {_listed(headers.dead)}")
@@ -68,7 +68,6 @@ def load_checkpoint(
     num_tokens, rows = max(prompts.tokenizer.get_vocab().values()) + 1, config.language.vocab_size
     if num_tokens > rows:
         raise CheckpointError(f"the tokenizer has {num_tokens} tokens, the model knows {rows}", where=folder)
-    heads = config.language.num_attention_heads if headers.released else None
     fresh = []
     if changes is not None:
         for name, value in changes.items():
@@ -79,11 +78,9 @@ def load_checkpoint(
         segmenter = CrossViewModel(config)
     own = segmenter.state_dict()
     with torch.no_grad():
-        for path in files:
-            for name, tensor in _iter_weights(path):
-                for ours, value in _translate({name: tensor}, heads).items():
-                    if ours in own:
-                        own[ours].copy_(value)
+        for name, value in iter_translated(folder, headers):
+            if name in own:
+                own[name].copy_(value)
     for part in fresh:
         segmenter.renew(part)
     return segmenter.eval(), prompts
@@ -108,6 +105,15 @@ def read_headers(folder: Path) -> Headers:
     dead = [name for name in shapes if released and is_dead(name)]
     heads = config.language.num_attention_heads if released else None
     return Headers(config, released, _translate(shapes, heads), dead)
+
+
+def iter_translated(folder: Path, headers: Headers | None = None) -> Iterator[tuple[str, Tensor]]:
+    """A folder's weights by our names, one by one, so that no more than a file lies in memory."""
+    headers = headers or read_headers(folder)
+    heads = headers.config.language.num_attention_heads if headers.released else None
+    for path in weight_files(folder):
+        for name, tensor in _iter_weights(path):
+            yield from _translate({name: tensor}, heads).items()
 
 
 def check_weights(

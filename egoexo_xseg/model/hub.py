@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,9 +29,11 @@ KNOWN = {
 
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
-# Weights as safetensors only: nothing downloaded is ever unpickled.
 WANTED = ("*.safetensors", "*.safetensors.index.json", "config.json", "tokenizer.json", "vocab.json", "merges.txt")
 WANTED += ("added_tokens.json", "calibration.json")
+
+PICKLED = ("pytorch_model*.bin", "pytorch_model.bin.index.json")
+"""Asked for only where a repository has nothing else; torch reads tensors out of them and refuses all other content."""
 
 
 def default_model(direction: Direction | None) -> str:
@@ -37,17 +41,57 @@ def default_model(direction: Direction | None) -> str:
     return RELEASED[direction] if direction else JOINT
 
 
-def resolve_model(model: str | Path, revision: str | None = None, wanted: Sequence[str] = WANTED) -> Path:
+def cache_home() -> Path:
+    """Where xseg keeps what it makes of downloads: XSEG_CACHE, or xseg in the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("XSEG_CACHE") or Path(home) / "xseg")
+
+
+def resolve_model(
+    model: str | Path, revision: str | None = None, wanted: Sequence[str] = WANTED, newest: bool = False
+) -> Path:
     """The folder of a model given as a path or as `owner/name`, downloaded or taken from the cache.
 
-    Of a repository only the files that `wanted` matches are taken.
+    Of a repository only the files that `wanted` matches are taken. The commit that a name stood for at the first use
+    is remembered, and later uses need no network; `newest` asks the Hub again.
     """
     folder = Path(model)
     if folder.is_dir():
         return folder
     if not REPOSITORY.fullmatch(str(model)):
         raise CheckpointError("no such model folder", where=model, remedy="Give a folder, or a repository: owner/name")
-    return Path(_download(str(model), revision, wanted))
+    pins = cache_home() / "models" / str(model).replace("/", "--") / "commits.json"
+    key = " ".join([revision or "", *wanted])
+    known = {} if newest else _read_pins(pins)
+    if key in known and (kept := _find_snapshot(str(model), known[key])):
+        return kept
+    folder = Path(_download(str(model), revision, wanted))
+    if wanted is WANTED and not any(folder.glob("*.safetensors")):
+        folder = Path(_download(str(model), revision, [*wanted, *PICKLED]))
+    pins.parent.mkdir(parents=True, exist_ok=True)
+    partial = pins.with_name(f".{pins.name}.{os.getpid()}")
+    partial.write_text(json.dumps(_read_pins(pins) | {key: folder.name}, indent=1) + "\n", "utf-8")
+    os.replace(partial, pins)
+    return folder
+
+
+def _read_pins(path: Path) -> dict[str, str]:
+    try:
+        pins = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return pins if isinstance(pins, dict) else {}
+
+
+def _find_snapshot(repository: str, commit: object) -> Path | None:
+    """The folder of a download that was complete once."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repository, revision=str(commit), local_files_only=True))
+    except (LocalEntryNotFoundError, ValueError, OSError):
+        return None
 
 
 def _download(repository: str, revision: str | None, wanted: Sequence[str]) -> str:
