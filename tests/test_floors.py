@@ -37,6 +37,7 @@ data.annotations data.metrics data.logistic data.videos
 data.captions
 data.pairs data.parts data.shards data.submission data.visibility
 data.predictions
+data.foreign
 data.moments
 data.dataset
 jobs.train_state jobs.visibility_fit jobs.manifest jobs.palette

@@ -36,7 +36,8 @@ def annotations_option(command):
 
 @cli.command()
 @click.argument("submission", type=FILE)
-@click.option("--predictions", type=EXISTING_FOLDER, default="predictions", show_default=True, help="What to pack.")
+@click.option("--predictions", type=FOLDER, default="predictions", show_default=True, help="What to pack.")
+@click.option("--from", "source", type=EXISTING_FILE, help="Pack another method's answers instead: .jsonl or .json.")
 @click.option("--data", type=EXISTING_PATH, required=True, help=f"What is asked for: {ANNOTATIONS_HELP}")
 @split_option
 @click.option(
@@ -47,16 +48,23 @@ def annotations_option(command):
     help="What stands for a missing prediction: nothing (an error), a pixel, or the nearest frame's mask.",
 )
 @click.option("--partial", is_flag=True, help="Allow what the server refuses: only one direction, or not all takes.")
-@example("xseg pack submission.json --predictions PRED --data DATA --split val")
-def pack(submission: Path, predictions: Path, data: Path, split: str | None, fill: str, partial: bool) -> None:
+@example(
+    "xseg pack submission.json --predictions PRED --data DATA --split val",
+    "xseg pack submission.json --from answers.jsonl --data DATA --split val",
+)
+def pack(
+    submission: Path, predictions: Path, source: Path | None, data: Path, split: str | None, fill: str, partial: bool
+) -> None:
     """Write the challenge's submission from predictions.
 
     Every take, object, camera pair and query frame that the server demands is in SUBMISSION, or there is no file.
+    Answers of another method may be listed in a file, with their masks as run lengths, PNG or NumPy files of any size,
+    or stand in a results file of the official baselines.
     """
     from egoexo_xseg.data.annotations import open_annotations
     from egoexo_xseg.jobs.pack import pack as run
 
-    summary = run(predictions, open_annotations(data, split=split), submission, fill=fill, partial=partial)
+    summary = run(source or predictions, open_annotations(data, split=split), submission, fill=fill, partial=partial)
     table(f"Packed {submission}", ("figure", "value"), summary.rows())
     for name in summary.left_out:
         click.echo(f"Warning: {submission} holds no {name}: the server refuses it.", err=True)

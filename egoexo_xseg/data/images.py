@@ -7,10 +7,10 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from PIL import Image, ImageOps
 
-from egoexo_xseg.errors import MediaError, XsegError
+from egoexo_xseg.errors import MaskError, MediaError, XsegError
 
 MAX_PIXELS = 1 << 26
 """Eight thousand squared; a larger claim is refused before it is decoded."""
@@ -38,6 +38,21 @@ def read_image(path: Path) -> UInt8[np.ndarray, "H W 3"]:
         raise
     except Exception:  # Pillow passes on whatever its parsers meet, down to struct.error
         raise MediaError("not readable as an image", where=path) from None
+
+
+def read_labels(path: Path) -> Int64[np.ndarray, "H W"]:
+    """Numbers as they are; of a picture in colours, each colour as 0xRRGGBB."""
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise MaskError(f"{image.height}x{image.width} pixels are too many", where=path)
+            numbered = image.mode in ("1", "L", "P", "I", "I;16")
+            pixels = np.asarray(image if numbered else image.convert("RGB")).astype(np.int64)
+    except MaskError:
+        raise
+    except Exception:  # Pillow passes on whatever its parsers meet
+        raise MaskError("not readable as a PNG picture", where=path) from None
+    return pixels if numbered else pixels @ np.array([1 << 16, 1 << 8, 1])
 
 
 def import_cv2() -> ModuleType:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Int64
-from PIL import Image
+from jaxtyping import Bool
 
 from egoexo_xseg.api import CrossViewSegmenter
-from egoexo_xseg.data.images import MAX_PIXELS, read_image
+from egoexo_xseg.data.images import read_image, read_labels
 from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.errors import MaskError, XsegError
 from egoexo_xseg.jobs.pictures import Sketch, draw_sketches
@@ -58,7 +57,7 @@ def attempt(
 
 def read_objects(path: Path, hw: tuple[int, int]) -> tuple[list[int], Bool[np.ndarray, "K H W"]]:
     """The values in a picture of masks, ascending, and where each is; 0, or black, belongs to no object."""
-    labels = _read_labels(path)
+    labels = read_labels(path)
     if labels.shape != tuple(hw):
         found = f"{labels.shape[0]}x{labels.shape[1]} pixels, the query image has {hw[0]}x{hw[1]}"
         raise MaskError(found, where=path, remedy="Both must have the same size")
@@ -69,21 +68,6 @@ def read_objects(path: Path, hw: tuple[int, int]) -> tuple[list[int], Bool[np.nd
         problem = f"{len(numbers)} different values: every object's pixels must have one value of their own"
         raise MaskError(f"{problem}, without soft edges", where=path)
     return numbers, np.stack([labels == number for number in numbers])
-
-
-def _read_labels(path: Path) -> Int64[np.ndarray, "H W"]:
-    """Numbers as they are; of a picture in colours, each colour as 0xRRGGBB."""
-    try:
-        with Image.open(path, formats=("PNG",)) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise MaskError(f"{image.height}x{image.width} pixels are too many", where=path)
-            numbered = image.mode in ("1", "L", "P", "I", "I;16")
-            pixels = np.asarray(image if numbered else image.convert("RGB")).astype(np.int64)
-    except MaskError:
-        raise
-    except Exception:  # Pillow passes on whatever its parsers meet
-        raise MaskError("not readable as a PNG picture", where=path) from None
-    return pixels if numbered else pixels @ np.array([1 << 16, 1 << 8, 1])
 
 
 def _read_captions(captions: Sequence[str], numbers: Sequence[int], path: Path) -> dict[int, str]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from egoexo_xseg import __version__
 from egoexo_xseg.data.annotations import Annotations, Take
+from egoexo_xseg.data.foreign import ForeignAnswers
 from egoexo_xseg.data.pairs import Required, required_keys
 from egoexo_xseg.data.predictions import lost_shards, predicted_directions, read_take_predictions
 from egoexo_xseg.data.submission import Answers, SubmissionWriter, written_whole
@@ -30,19 +31,24 @@ LISTED = 10
 class PackSummary:
     """What went into the file, per direction; `missing` lists what was asked for and not predicted.
 
-    `left_out` are directions and takes that the server wants and that this file does not have.
+    `left_out` are directions and takes that the server wants and that this file does not have. `resized` and `judged`
+    count another method's masks of another size, and its answers without a confidence.
     """
 
     path: Path
     packed: dict[str, int] = field(default_factory=dict)
     filled: int = 0
     extra: int = 0
+    resized: int = 0
+    judged: int = 0
     missing: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
     def rows(self) -> list[tuple[str, object]]:
         packed = [(f"predictions {direction}", count) for direction, count in self.packed.items()]
-        return [*packed, ("filled in", self.filled), ("predicted but not asked for", self.extra)]
+        rows = [*packed, ("filled in", self.filled), ("predicted but not asked for", self.extra)]
+        foreign = [("masks resized", self.resized), ("confidence from the mask alone", self.judged)]
+        return [*rows, *(row for row in foreign if row[1])]
 
 
 def pack(
@@ -53,9 +59,11 @@ def pack(
     What was not predicted is one error that lists it, unless `fill` says what stands in for it, with confidence 0:
     `center`, a pixel in the middle of the image, or `propagate`, the same object's mask of the nearest frame. Frames
     whose query mask cannot be used could not be predicted, and are filled in any case. `partial` allows a file that
-    lacks a direction, or takes of the split that are not prepared.
+    lacks a direction, or takes of the split that are not prepared. Instead of a folder, `predictions` may be the file
+    of another method (`ForeignAnswers`).
     """
-    found = predicted_directions(predictions)
+    foreign = ForeignAnswers.read(predictions) if predictions.is_file() else None
+    found = foreign.directions if foreign else predicted_directions(predictions)
     absent = [direction.value for direction in Direction if direction not in found]
     if absent and not partial:
         remedy = f"Run xseg predict --direction {absent[0]}, or pack with --partial"
@@ -67,7 +75,7 @@ def pack(
             f"{count} takes of the split are not prepared: {names}", where=annotations.source, remedy=remedy
         )
     summary = PackSummary(out, left_out=[*absent, *(f"take {uid}" for uid in annotations.unprepared)])
-    sources = {direction.value: read_manifest(predictions / direction.value / MANIFEST) or None for direction in found}
+    sources = _sources(predictions, found)
     demands = [
         Demand.of(annotations.load(uid), found)
         for uid in track(annotations.take_uids, "Reading takes", total=len(annotations))
@@ -75,7 +83,7 @@ def pack(
     with written_whole(out) as file:
         writer = SubmissionWriter(file)
         for direction in found:
-            writer.write_direction(direction, _iter_answers(predictions, demands, direction, fill, summary))
+            writer.write_direction(direction, _iter_answers(foreign or predictions, demands, direction, fill, summary))
         writer.close()
         if summary.missing and fill == "error":
             raise SubmissionError(
@@ -83,13 +91,27 @@ def pack(
                 where=predictions,
                 remedy=_remedy(predictions, found),
             )
+    if foreign:
+        summary.resized, summary.judged = foreign.resized, foreign.judged
     with written_whole(out.with_suffix(".manifest.json")) as file:
         json.dump(_manifest(sources, summary, fill), file, indent=1)
     return summary
 
 
+def _sources(predictions: Path, directions: Sequence[Direction]) -> dict[str, Any]:
+    """What is known of how the predictions came about."""
+    if predictions.is_file():
+        with predictions.open("rb") as file:
+            return {"file": str(predictions), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {each.value: read_manifest(predictions / each.value / MANIFEST) or None for each in directions}
+
+
 def _remedy(predictions: Path, directions: Sequence[Direction]) -> str:
-    lost = [(each.value, shard) for each in directions for shard in lost_shards(predictions, each)]
+    lost = (
+        []
+        if predictions.is_file()
+        else [(each.value, shard) for each in directions for shard in lost_shards(predictions, each)]
+    )
     if not lost:
         return "Predict them, or pack with --fill center or --fill propagate"
     again = [f"--direction {direction} --shard {shard}" for direction, shard in lost]
@@ -124,12 +146,15 @@ class Demand:
 
 
 def _iter_answers(
-    predictions: Path, demands: Sequence[Demand], direction: Direction, fill: str, summary: PackSummary
+    predictions: Path | ForeignAnswers, demands: Sequence[Demand], direction: Direction, fill: str, summary: PackSummary
 ) -> Iterator[tuple[str, Answers, list[int]]]:
     summary.packed[direction.value] = 0
     for demand in track(demands, f"Packing {direction.value}", total=len(demands)):
         uid = demand.take_uid
-        predicted = read_take_predictions(predictions, direction, uid)
+        if isinstance(predictions, ForeignAnswers):
+            predicted = predictions.of_take(direction, uid, demand.required[direction], demand.scored_hw)
+        else:
+            predicted = read_take_predictions(predictions, direction, uid)
         answers: dict[str, Any] = {}
         asked = 0
         for object_id, pairs in demand.required[direction].items():

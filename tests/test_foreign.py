@@ -1,0 +1,196 @@
+"""Any method's answers become a submission: lists of masks in files, and results of the official baselines."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import re
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from test_cli import error, run
+from test_docs import command_lines
+from test_pack import annotations, predictions, square  # noqa: F401 - fixtures
+
+from egoexo_xseg.data.foreign import ForeignAnswers
+from egoexo_xseg.data.pairs import iter_pairs
+from egoexo_xseg.data.submission import read_submission
+from egoexo_xseg.errors import PredictionError
+from egoexo_xseg.jobs.pack import pack
+from egoexo_xseg.masks import mask_to_rle, rle_area, rle_to_mask, scored_hw
+from egoexo_xseg.records import Direction, Prediction
+
+PLACE = {"take_uid": "t", "object_id": "cup", "query_camera": "aria01_214-1", "target_camera": "cam01", "frame": 30}
+HW = (27, 48)
+
+
+def half(hw, value=1) -> np.ndarray:
+    mask = np.zeros(hw, np.uint8)
+    mask[:, : hw[1] // 2] = value
+    return mask
+
+
+def read(folder, *rows, name="answers.jsonl"):
+    path = folder / name
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return ForeignAnswers.read(path)
+
+
+def answer(folder, **row) -> Prediction:
+    found = read(folder, PLACE | row).of_take(Direction.EGO_EXO, "t", {}, {"cam01": HW})
+    ((key, prediction),) = found.items()
+    assert key == ("cup", "aria01_214-1", "cam01", 30)
+    return prediction
+
+
+@pytest.mark.parametrize("factor", [1, 3])
+def test_the_same_mask_in_every_form(tmp_path, factor):
+    """Of the scorer's size, or a multiple that its nearest pixels bring back to it."""
+    mask = half((HW[0] * factor, HW[1] * factor))
+    (tmp_path / "masks").mkdir()
+    Image.fromarray(mask * 255).save(tmp_path / "masks" / "a.png")
+    np.save(tmp_path / "a.npy", mask.astype(bool))
+    np.savez_compressed(tmp_path / "many.npz", first=mask * 0, second=np.asfortranarray(mask * 7.0))
+    np.savez(tmp_path / "one.npz", mask.astype(np.int32))
+    expected = mask_to_rle(half(HW).astype(bool))
+    for row in (
+        {"mask": "masks/a.png"},
+        {"mask": "a.npy"},
+        {"mask": "many.npz", "key": "second"},
+        {"mask": "one.npz"},
+        {"pred_mask": mask_to_rle(mask.astype(bool)).to_json()},
+    ):
+        assert answer(tmp_path, **row, confidence=0.25).mask == expected, row
+    assert answer(tmp_path, mask="a.npy", confidence=0.25).visibility == 0.25
+
+
+def test_without_a_confidence_a_mask_means_visible(tmp_path):
+    empty = mask_to_rle(np.zeros(HW, bool)).to_json()
+    answers = read(
+        tmp_path,
+        PLACE | {"pred_mask": empty},
+        PLACE | {"frame": 60, "pred_mask": square(HW, 3).to_json()},
+        PLACE | {"frame": 90, "pred_mask": square((270, 480), 30).to_json(), "confidence": 1},
+    )
+    found = answers.of_take(Direction.EGO_EXO, "t", {}, {"cam01": HW})
+    assert [each.visibility for each in found.values()] == [0.0, 1.0, 1.0]
+    assert (answers.judged, answers.resized) == (2, 1) and answers.directions == [Direction.EGO_EXO]
+    assert answers.of_take(Direction.EXO_EGO, "t", {}, {}) == {}
+
+
+def archive(folder, content: bytes, name="x.npy"):
+    with zipfile.ZipFile(folder / "bad.npz", "w") as file:
+        file.writestr(name, content)
+
+
+def header(shape, descr="|b1") -> bytes:
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"no numpy", "bad.npz: not readable as a NumPy file"),
+        (header((1 << 20, 1 << 20)), "a mask must be a numeric array (height, width), found bool of shape (1048576, 1048576)"),
+        (header((4, 4)), "bad.npz: not readable as a NumPy file"),  # shorter than it says
+        (header((4, 4, 4)), "a mask must be a numeric array (height, width), found bool of shape (4, 4, 4)"),
+        (header((2, 2), "|O") + pickle.dumps([1]), "a mask must be a numeric array (height, width), found object of shape (2, 2)"),
+    ],
+)  # fmt: skip
+def test_arrays_are_looked_at_before_they_are_read(tmp_path, content, problem):
+    archive(tmp_path, content)
+    with pytest.raises(PredictionError) as fault:
+        answer(tmp_path, mask="bad.npz")
+    assert problem in str(fault.value) and "answers.jsonl, line 1: " in str(fault.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"mask": "../secret.png"}, "'../secret.png' is not beside this file"),
+        ({"mask": "/etc/passwd"}, "'/etc/passwd' is not beside this file"),
+        ({"mask": "none.png"}, "no file 'none.png'"),
+        ({"mask": "answers.jsonl"}, "'answers.jsonl' is neither PNG nor NPY nor NPZ"),
+        ({}, "an answer needs pred_mask (run lengths), or mask (a PNG, NPY or NPZ file beside this one)"),
+        ({"pred_mask": {"size": [4, 4], "counts": "0"}}, "a mask's runs do not fill its 4x4 pixels"),
+        ({"pred_mask": mask_to_rle(np.ones(HW, bool)).to_json(), "confidence": 2}, "confidence must be a number within 0 and 1, found 2"),
+    ],
+)  # fmt: skip
+def test_faults_name_their_line(tmp_path, row, problem):
+    with pytest.raises(PredictionError) as fault:
+        answer(tmp_path, **row)
+    assert str(fault.value) == f"{tmp_path / 'answers.jsonl'}, line 1: {problem}"
+
+
+@pytest.mark.parametrize("line", ["[]", "{", '{"take_uid": "t"}', json.dumps(PLACE | {"frame": "30"})])
+def test_lines_that_are_no_answers(tmp_path, line):
+    (tmp_path / "answers.jsonl").write_text(line)
+    with pytest.raises(PredictionError, match=r"answers.jsonl, line 1: an answer"):
+        ForeignAnswers.read(tmp_path / "answers.jsonl")
+
+
+def test_a_list_of_pictures_becomes_the_submission(data, annotations, tmp_path):  # noqa: F811
+    """Pictures of the frames' original size, named by number: names of objects never become files."""
+    rows = []
+    for direction in Direction:
+        for take in annotations:
+            for pair in iter_pairs(take, direction):
+                for item in pair.objects:
+                    name = f"{len(rows)}.png"
+                    Image.fromarray(half(pair.target_hw, 255)).save(tmp_path / name)
+                    place = (take.take_uid, item.object_id, pair.query_camera, pair.target_camera, pair.frame)
+                    rows.append(dict(zip(PLACE, place, strict=True)) | {"mask": name})
+    (tmp_path / "answers.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    line = ("pack", tmp_path / "s.json", "--from", tmp_path / "answers.jsonl", "--data", data, "--split", "val")
+    result = run(*line)
+    assert result.exit_code == 0 and f"confidence from the mask alone {len(rows)}" in " ".join(result.stdout.split())
+    assert run("validate", tmp_path / "s.json", "--annotations", data, "--split", "val").exit_code == 0
+    manifest = json.loads((tmp_path / "s.manifest.json").read_text())
+    assert manifest["predictions"]["file"] == str(tmp_path / "answers.jsonl")
+    (tmp_path / "answers.jsonl").write_text("\n".join(map(json.dumps, rows[1:])))
+    assert "1 predictions are missing or unusable: ego2exo, take" in error(*line)
+
+
+@pytest.mark.parametrize("joint", ["_", "__"])
+def test_results_of_the_official_baselines(data, annotations, predictions, tmp_path, joint):  # noqa: F811
+    """Their pairs are joined by two underscores; the masks may have any size."""
+    pack(predictions, annotations, tmp_path / "ours.json")
+    value = json.loads((tmp_path / "ours.json").read_text())
+    cameras = {camera for take in annotations for camera in take.cameras}
+    names = {f"{a}_{b}": f"{a}{joint}{b}" for a in cameras for b in cameras}
+    for part in value.values():
+        for entry in part["results"].values():
+            entry["masks"] = {
+                name: {names[key]: frames for key, frames in pairs.items()} for name, pairs in entry["masks"].items()
+            }
+    (tmp_path / "theirs.json").write_text(json.dumps(value))
+    pack(tmp_path / "theirs.json", annotations, tmp_path / "again.json")
+    assert read_submission(tmp_path / "again.json") == read_submission(tmp_path / "ours.json")
+
+
+def test_masks_of_another_size_keep_their_place(tmp_path):
+    large = np.zeros((1080, 1920), bool)
+    large[540:, 960:] = True
+    hw = scored_hw(large.shape)
+    row = PLACE | {"pred_mask": mask_to_rle(large).to_json()}
+    (found,) = read(tmp_path, row).of_take(Direction.EGO_EXO, "t", {}, {"cam01": hw}).values()
+    assert rle_area(found.mask) == hw[0] * hw[1] // 4 and rle_to_mask(found.mask)[hw[0] // 2 :, hw[1] // 2 :].all()
+
+
+def test_the_pages_example_runs(data, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / "docs" / "methods.md").read_text("utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "DATA").symlink_to(data)
+    exec(compile(code, "methods.md", "exec"), {})
+    lines = [line for line in command_lines(Path(__file__).parents[1] / "docs" / "methods.md") if "--from" in line]
+    (line,) = (line.replace("answers.jsonl", "mine/answers.jsonl").split()[1:] for line in lines)
+    result = run(*line)
+    assert result.exit_code == 0, result.output
+    assert run("evaluate", "submission.json", "--annotations", "DATA", "--split", "val").exit_code == 0
