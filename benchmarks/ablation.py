@@ -1,17 +1,22 @@
-"""The paper's ablation on the sample world: every variant from scratch, the same budget, several seeds.
+"""The paper's ablation on the sample world: every variant with the same start, budget and scenes, several seeds.
 
-    python benchmarks/ablation.py --out ablation --steps 2000
+    python benchmarks/ablation.py --out ablation --steps 1000
 
-Trains each variant on drawn scenes, predicts takes that no training saw (those of scores.py) with right, shuffled and
-no captions, and writes OUT/ablation.json and OUT/ablation.md. A run that was stopped goes on where it was; --only
-trains a part, so that several machines can share the work and one of them collects it.
+As in the paper, all variants begin with a model that segments: image tower, which stays as it is, pixel decoder and
+mask decoder are those of weights/xseg-tiny. What tells objects apart (projector, language model, heads, fusion) is
+drawn anew from the seed. All are trained on the same drawn scenes. Then takes that no training saw (those of
+scores.py) are predicted with right, shuffled and no captions, into OUT/ablation.json and OUT/ablation.md. A run that
+was stopped goes on where it was; with --seeds several processes can share the work, and a last call with all of them
+collects it.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +24,7 @@ from scores import SPLIT, WEIGHTS, score
 
 from egoexo_xseg.config import TrainConfig
 from egoexo_xseg.data.annotations import Annotations, open_annotations
+from egoexo_xseg.data.moments import DrawnMoments, Moment
 from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.jobs.caption import CaptionOptions, caption
 from egoexo_xseg.jobs.evaluate import ScoredSample, resample
@@ -26,10 +32,16 @@ from egoexo_xseg.jobs.predict import PredictOptions, predict
 from egoexo_xseg.jobs.prepare import prepare
 from egoexo_xseg.jobs.sample import write_sample
 from egoexo_xseg.jobs.train import TrainOptions, train
+from egoexo_xseg.model.checkpoint import load_checkpoint, new_checkpoint, save_checkpoint
 from egoexo_xseg.records import Direction
+from egoexo_xseg.world.paint import COLOURS, PATTERNS
+from egoexo_xseg.world.things import SHAPES
+
+SHIPPED = WEIGHTS / "xseg-tiny"
+SEGMENTING = ("swin", "pixel_decoder", "mask_decoder")
 
 RECIPE = {
-    "stage": "all", "batch_size": 8, "lr": 1e-3, "final_lr": 0.03, "warmup": 0.02, "betas": (0.9, 0.98),
+    "stage": "2", "batch_size": 8, "lr": 1e-3, "final_lr": 0.03, "warmup": 0.02, "betas": (0.9, 0.98),
     "weight_decay": 0.02, "num_points": None, "image_size": 192, "keep_last": 1,
 }  # fmt: skip
 
@@ -69,10 +81,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("ablation"))
     parser.add_argument("--steps", type=int, required=True, help="of 8 records, for each variant and seed")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--takes", type=int, default=20)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--only", help="variants whose number is among these, such as 0,3: no table")
     options = parser.parse_args()
     raw, data, captions = (options.out / name for name in ("raw", "data", "captions.jsonl"))
     if not (raw / "split.json").is_file():
@@ -80,41 +91,64 @@ def main() -> None:
     prepare(raw, data, split=SPLIT)
     caption(CaptionOptions(data, captions, str(WEIGHTS / "captioner-tiny"), split=SPLIT, device=options.device))
     annotations = open_annotations(data, split=SPLIT)
-    names = list(VARIANTS) if options.only is None else [list(VARIANTS)[int(n)] for n in options.only.split(",")]
+    DrawnMoments._draw = remembered(DrawnMoments._draw)
     rows = []
-    for run in (Run(name, seed) for seed in range(options.seeds) for name in names):
+    for run in (Run(name, int(seed)) for seed in options.seeds.split(",") for name in VARIANTS):
         learn(run, options)
         rows += [measure(run, told, annotations, captions, options) for told in run.told]
-    if options.only is None:
-        with written_whole(options.out / "ablation.json") as file:
-            json.dump(rows, file, indent=1)
-        with written_whole(options.out / "ablation.md") as file:
-            file.write(table(rows))
-        print(table(rows))
+    with written_whole(options.out / f"ablation-{options.seeds}.json") as file:
+        json.dump(rows, file, indent=1)
+    with written_whole(options.out / f"ablation-{options.seeds}.md") as file:
+        file.write(table(rows))
+    print(table(rows))
+
+
+Draw = Callable[[DrawnMoments, int, int], list[Moment]]
+
+
+def remembered(draw: Draw) -> Draw:
+    """The variants of a seed learn from the same scenes, which are drawn once."""
+
+    @lru_cache(maxsize=2000)
+    def drawn(seed: int, side: int, scene: int, number: int) -> list[Moment]:
+        return draw(DrawnMoments(TrainConfig(seed=seed), side, processes=1), scene, number)
+
+    return lambda self, scene, number: drawn(self.config.seed, self.side, scene, number)
 
 
 def learn(run: Run, options: argparse.Namespace) -> None:
     config = TrainConfig(**RECIPE | VARIANTS[run.name], steps=options.steps, seed=run.seed)
-    shape = WEIGHTS / "xseg-tiny" / "config.json"
-    train(TrainOptions(str(shape), options.out / run.folder, config, device=options.device))
+    train(TrainOptions(str(start(run.seed, options.out)), options.out / run.folder, config, device=options.device))
+
+
+def start(seed: int, out: Path) -> Path:
+    """The shipped parts that segment, with everything else untrained."""
+    folder = out / f"start-{seed}"
+    if not folder.exists():
+        shipped, prompts = load_checkpoint(SHIPPED)
+        words = [f" {word}" for word in (*COLOURS, *PATTERNS.values(), *SHAPES)]
+        new_checkpoint(out / f"untrained-{seed}", shipped.config, seed, words)
+        untrained, _ = load_checkpoint(out / f"untrained-{seed}")
+        for part in SEGMENTING:
+            untrained.get_submodule(part).load_state_dict(shipped.get_submodule(part).state_dict())
+        untrained.mask_tokens.data.copy_(shipped.mask_tokens)
+        save_checkpoint(untrained, prompts, folder)
+    return folder
 
 
 def measure(
     run: Run, told: str, annotations: Annotations, captions: Path, options: argparse.Namespace
 ) -> dict[str, object]:
     """Scores of one run with one kind of captions, as sums by take, from which intervals are drawn."""
-    folder, row = (
-        options.out / run.folder / f"predictions-{told}",
-        {"variant": run.name, "seed": run.seed, "told": told},
-    )
-    for direction in Direction:
-        predict(
-            PredictOptions(
-                options.out / "data", folder, direction, str(options.out / run.folder / "model"), split=SPLIT,
-                captions=None if told == "none" else captions, shuffle_captions=0 if told == "shuffled" else None,
-                device=options.device,
-            )
-        )  # fmt: skip
+    folder = options.out / run.folder / f"predictions-{told}"
+    row: dict[str, object] = {"variant": run.name, "seed": run.seed, "told": told}
+    predict(
+        PredictOptions(
+            options.out / "data", folder, None, str(options.out / run.folder / "model"), split=SPLIT,
+            captions=None if told == "none" else captions, shuffle_captions=0 if told == "shuffled" else None,
+            device=options.device,
+        )
+    )  # fmt: skip
     evaluation = score(folder, annotations)
     for direction, scores in evaluation.scores.items():
         row[direction.value] = {**scores.to_json(), "takes": by_take(evaluation.samples[direction])}

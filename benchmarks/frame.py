@@ -225,7 +225,7 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=1, help="at a time")
     parser.add_argument("--repeat", type=int, default=1, help="the fastest counts")
     parser.add_argument("--baseline", type=int, default=2, help="records that are answered the released way")
-    parser.add_argument("--dtypes", nargs="+", default=["float32"], choices=["float32", "bfloat16"])
+    parser.add_argument("--dtypes", nargs="+", default=["float32"], choices=["float32", "float16", "bfloat16"])
     for name, value in measure(**vars(parser.parse_args())).items():
         print(f"{name}: {value:.4g}")
 

@@ -1,4 +1,4 @@
-"""bfloat16 against float32 on sample takes: the same proposals, the same masks, the same scores?
+"""Half precision against float32 on sample takes: the same proposals, the same masks, the same scores?
 
 python benchmarks/precision.py [--model weights/xseg-tiny] [--takes 4] [--device cpu]
 """
@@ -25,6 +25,7 @@ from egoexo_xseg.records import Direction
 
 MODEL = Path(__file__).parents[1] / "weights" / "xseg-tiny"
 SEED = 5005
+ROUGH = ("float16", "bfloat16")
 
 
 def main() -> None:
@@ -37,15 +38,18 @@ def main() -> None:
         folder = Path(name)
         write_sample(folder / "raw", seed=SEED, takes=options.takes, split="val")
         prepare(folder / "raw", folder / "data", split="val")
-        scores = {dtype: score(folder, options, dtype) for dtype in ("float32", "bfloat16")}
-        same, overlaps = agree(folder, options)
-    print(f"{len(same)} objects: the same proposal for {np.mean(same):.2%}")
-    print(f"IoU of the two masks: mean {np.mean(overlaps):.4f}, of the same proposals {np.mean(overlaps[same]):.4f}")
-    for direction, own in scores["float32"].items():
-        for figure, value in own.items():
-            if isinstance(value, float):
-                other = scores["bfloat16"][direction][figure]
-                print(f"{direction} {figure}: {value:.4f} in float32, {other - value:+.4f} in bfloat16")
+        exact = score(folder, options, "float32")
+        for dtype in ROUGH:
+            same, overlaps = agree(folder, options, dtype)
+            print(f"{dtype}, {len(same)} objects: the same proposal as in float32 for {np.mean(same):.2%}")
+            print(
+                f"IoU of the masks: mean {np.mean(overlaps):.4f}, of the same proposals {np.mean(overlaps[same]):.4f}"
+            )
+            rough = score(folder, options, dtype)
+            for direction, own in exact.items():
+                for figure, value in own.items():
+                    if isinstance(value, float):
+                        print(f"{direction} {figure}: {value:.4f} in float32, {rough[direction][figure] - value:+.4f}")
 
 
 def predict_options(folder: Path, options: argparse.Namespace, dtype: str) -> PredictOptions:
@@ -62,11 +66,9 @@ def score(folder: Path, options: argparse.Namespace, dtype: str) -> dict:
 
 
 @torch.inference_mode()
-def agree(folder: Path, options: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+def agree(folder: Path, options: argparse.Namespace, dtype: str) -> tuple[np.ndarray, np.ndarray]:
     """For each object whether both types chose the same proposal, and the overlap of their masks."""
-    exact, rough = (
-        Predictor(predict_options(folder, options, dtype), options.model) for dtype in ("float32", "bfloat16")
-    )
+    exact, rough = (Predictor(predict_options(folder, options, name), options.model) for name in ("float32", dtype))
     same, overlaps = [], []
     for take in open_annotations(folder / "data"):
         for batch in exact.iter_batches(take, list(Direction), None, []):

@@ -50,13 +50,13 @@ class CrossViewSegmenter:
         """A checkpoint by its folder or its Hub id; by default the released one of the `direction`.
 
         `direction`, "ego2exo" or "exo2ego", also tells which calibration of the checkpoint is applied. By default on a
-        GPU in bfloat16 if there is one, else on the CPU in float32. Raises a CheckpointError for what cannot be loaded.
+        GPU in float16 if there is one, else on the CPU in float32. Raises a CheckpointError for what cannot be loaded.
         """
         if direction not in tuple(Direction):
             raise XsegError(f"no direction {direction!r}", remedy="ego2exo or exo2ego")
         way = Direction(direction)
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        dtype = dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+        dtype = dtype or (torch.float16 if device.type == "cuda" else torch.float32)
         folder = fetch_model(model or default_model(way), dtype=dtype)
         segmenter, prompts = load_checkpoint(folder, device=device, dtype=dtype)
         return cls(segmenter, prompts, checkpoint_map(folder, checkpoint_hash(folder), way))

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
 from test_segmenter import CONFIG, SAMPLES, make_sample
 
+from egoexo_xseg.api import CrossViewSegmenter
+from egoexo_xseg.errors import XsegError
 from egoexo_xseg.model import answers
 from egoexo_xseg.model.assignment import assign, score_proposals
 from egoexo_xseg.model.configuration import CrossViewConfig
 from egoexo_xseg.model.inputs import collate
 from egoexo_xseg.model.segmenter import CrossViewModel
+from egoexo_xseg.world.draws import sample_pair
 
 SIZES = [(60, 40), (90, 60), (33, 22)]
+SHIPPED = Path(__file__).parents[1] / "weights" / "xseg-tiny"
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
@@ -68,6 +75,34 @@ def test_the_answer_does_not_depend_on_how_many_images_pass_at_once(segmenter, m
     monkeypatch.setitem(answers.PIXELS_AT_ONCE, "cpu", 1)
     for one, other in zip(apart, answers.segment(segmenter, batch, SIZES), strict=True):
         torch.testing.assert_close(one.scores, other.scores, **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "remedy"),
+    [(torch.float16, "Their range is wider in --dtype bfloat16"), (None, "The checkpoint's weights may be broken")],
+)
+def test_numbers_out_of_range_are_an_error(dtype, remedy):
+    segmenter = make_model().to(dtype)
+    with torch.no_grad():
+        segmenter.mask_head.bias.fill_(float("inf"))
+    with pytest.raises(XsegError) as fault:
+        answers.segment(segmenter, collate(SAMPLES[:1]), SIZES[:1])
+    assert str(fault.value) == f"ego and exo1: scores are not finite. {remedy}"
+
+
+def test_float16_answers_like_float32():
+    scene = sample_pair(seed=3)
+    objects = [label for label in np.unique(scene.ego_instances) if label][:4]
+    masks = np.stack([scene.ego_instances == label for label in objects])
+    exact, half = (
+        CrossViewSegmenter.from_pretrained(SHIPPED, device="cpu", dtype=dtype).segment(
+            scene.ego_image, masks, scene.exo_image
+        )
+        for dtype in (torch.float32, torch.float16)
+    )
+    both, either = (exact.masks & half.masks).sum((1, 2)), (exact.masks | half.masks).sum((1, 2))
+    assert (both > 0.98 * either).all()
+    np.testing.assert_allclose(half.visibility, exact.visibility, atol=0.01)
 
 
 def test_work_done_for_a_frame(segmenter, monkeypatch):

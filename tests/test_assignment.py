@@ -29,11 +29,6 @@ def test_padding_does_not_count():
     assert scores.flatten().tolist() == pytest.approx([0.5 * torch.tensor(3.0).sigmoid().item()] * 2, abs=1e-6)
 
 
-def test_scores_that_are_no_numbers_become_zero():
-    scores = score_proposals(torch.ones(2, 4, 4), torch.tensor([[float("nan"), 0.0]]), Fit((4, 4), (4, 4), 4))
-    assert scores[0, 0] == 0 and assign(scores).tolist() == [1]
-
-
 def test_objects_share_out_proposals_for_the_largest_total():
     scores = torch.tensor([[0.9, 0.8, 0.0], [0.9, 0.1, 0.0]])
     assert pick_greedily(scores) == [0, 1]

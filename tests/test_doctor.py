@@ -57,7 +57,7 @@ def test_a_missing_package_is_named(monkeypatch):
 
 def test_the_batch_that_fits_follows_from_the_free_memory():
     config = CrossViewConfig()
-    record = 2 * record_numbers(config)  # bytes, in bfloat16
+    record = 2 * record_numbers(config)  # bytes, in float16
     assert 0.3e9 < record < 1.5e9
     weights = 2 * 1_590_000_000
     for batch in (1, 7, 64):

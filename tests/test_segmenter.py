@@ -141,9 +141,10 @@ def test_gradient_reaches_every_weight(segmenter):
 
 
 @torch.no_grad()
-def test_half_precision_stays_finite(segmenter):
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_stays_finite(segmenter, dtype):
     model = CrossViewModel(CONFIG)
     model.load_state_dict(segmenter.state_dict())
-    output = model.eval().to(torch.bfloat16)(collate(SAMPLES))
-    assert output.mask_logits.dtype == torch.bfloat16
+    output = model.eval().to(dtype)(collate(SAMPLES))
+    assert output.mask_logits.dtype == dtype
     assert output.mask_logits.isfinite().all() and output.condition_logits.isfinite().all()

@@ -103,7 +103,11 @@ def train(
     help="For control: each object gets another's caption.",
 )
 @click.option("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")
-@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Default: bfloat16 on a GPU, else float32.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    help="Default: float16 on a GPU, else float32.",
+)
 @click.option(
     "--batch-size",
     type=click.IntRange(1),

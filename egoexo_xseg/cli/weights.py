@@ -31,7 +31,9 @@ def list_() -> None:
 @CHECKPOINT
 @click.option("--revision", metavar="NAME", help="A commit, branch or tag of the repository (default: the newest).")
 @click.option(
-    "--dtype", type=click.Choice(["float32", "bfloat16"]), help="As predict will want it: bfloat16 on a GPU (default)."
+    "--dtype",
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    help="As predict will want it: float16 on a GPU (default).",
 )
 @example("xseg weights pull wangzeze/ObjectRelator-Ego2Exo-Full")
 def pull(model: str, revision: str | None, dtype: str | None) -> None:
@@ -46,7 +48,7 @@ def pull(model: str, revision: str | None, dtype: str | None) -> None:
 
     from egoexo_xseg.model.store import fetch_model
 
-    dtype = dtype or ("bfloat16" if torch.cuda.is_available() else "float32")
+    dtype = dtype or ("float16" if torch.cuda.is_available() else "float32")
     click.echo(fetch_model(model, revision, getattr(torch, dtype), newest=True))
 
 

@@ -27,7 +27,7 @@ LISTED = 5
 """Takes named of each kind of fault."""
 
 FULL_SIZE = 1.59e9
-"""Parameters of the published models, two bytes each in bfloat16, four in float32."""
+"""Parameters of the published models, two bytes each in float16, four in float32."""
 
 GB = 1e9
 
@@ -126,7 +126,7 @@ class FreeMemory:
 
 
 def _free_memory() -> FreeMemory:
-    """Of the first GPU, where models run in bfloat16, or of the machine, where they run in float32."""
+    """Of the first GPU, where models run in float16, or of the machine, where they run in float32."""
     import torch
 
     if torch.cuda.is_available():

@@ -35,8 +35,7 @@ from egoexo_xseg.parallel import keep_freed_memory, map_ahead
 from egoexo_xseg.progress import detail, track
 from egoexo_xseg.records import Direction, Pair, Prediction, is_ego
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 BATCH_SIZES = {"cpu": 4, "cuda": 16}
 """Records at a time by kind of device."""
@@ -55,7 +54,7 @@ class PredictOptions:
     captions: Path | None = None  # a file, or a folder of shards
     shuffle_captions: int | None = None  # a seed: each object gets another one's caption, for control
     device: str | None = None  # a GPU if there is one
-    dtype: str | None = None  # bfloat16 on a GPU, float32 elsewhere
+    dtype: str | None = None  # float16 on a GPU, as the released models were trained; float32 elsewhere
     batch_size: int | None = None
     shard: tuple[int, int] = (1, 1)
 
@@ -69,7 +68,7 @@ class PredictOptions:
         return replace(
             self,
             device=device,
-            dtype=self.dtype or ("bfloat16" if device.startswith("cuda") else "float32"),
+            dtype=self.dtype or ("float16" if device.startswith("cuda") else "float32"),
             model=self.model or default_model(self.direction),
             batch_size=self.batch_size or BATCH_SIZES["cuda" if device.startswith("cuda") else "cpu"],
         )

@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 from transformers import DynamicCache
 
+from egoexo_xseg.errors import XsegError
 from egoexo_xseg.model.assignment import assign, binarise, margins, score_proposals
 from egoexo_xseg.model.inputs import Batch, unfit
 from egoexo_xseg.model.mask_decoder import Canvas
@@ -97,7 +98,8 @@ def choose(
 ) -> list[Segmentation]:
     """Propose masks, give each object its own, and resize only those.
 
-    All scores come to the CPU together, and so do all masks: a GPU is waited for twice.
+    All scores come to the CPU together, and so do all masks: a GPU is waited for twice. Raises an XsegError where a
+    number left the range of the model's type.
     """
     _, given = segmenter.prepare(batch, reading)
     mask_logits, condition_logits = segmenter.mask_decoder.finish(canvas, *given)
@@ -106,6 +108,11 @@ def choose(
         real = len(segmenter.mask_tokens) + count * segmenter.config.object_proposals
         tables.append(score_proposals(mask_logits[b, :real], condition_logits[b, :count, :real], batch.fits[b]))
     tables = _fetch(tables)
+    for table, name in zip(tables, batch.names, strict=True):
+        if not table.isfinite().all():
+            half = segmenter.dtype == torch.float16
+            remedy = "Their range is wider in --dtype bfloat16" if half else "The checkpoint's weights may be broken"
+            raise XsegError("scores are not finite", where=name, remedy=remedy)
     chosen = [assign(table) for table in tables]
     masks = [
         binarise(unfit(mask_logits[b, torch.from_numpy(own).to(mask_logits.device)], batch.fits[b], hw))

@@ -17,12 +17,12 @@ def score_proposals(
     """Probability that proposal n is object k, times how sure the proposal is of its own pixels; within [0, 1].
 
     The reference takes the second factor at the image's full size, for every proposal; here it is taken on the
-    decoder's own map within the unpadded area, so that only the chosen proposals are ever resized.
+    decoder's own map within the unpadded area, so that only the chosen proposals are ever resized. What is not a number
+    stays so: the reference takes it for 0, and answers with anything.
     """
     stride = fit.side / mask_logits.shape[-1]
     height, width = (max(1, round(length / stride)) for length in fit.fitted_hw)
-    scores = condition_logits.float().sigmoid() * mask_sureness(mask_logits[:, :height, :width])
-    return scores.nan_to_num(0.0)  # (K, N)
+    return condition_logits.float().sigmoid() * mask_sureness(mask_logits[:, :height, :width])  # (K, N)
 
 
 def mask_sureness(mask_logits: Float[Tensor, "N h w"]) -> Float[Tensor, " N"]:

@@ -38,7 +38,7 @@ def sample_by_grid(
         start += H * W
         grid = places[..., level, :, :].transpose(1, 2).reshape(B * heads, L, P, 2)
         grid = (2 * grid + 1) / grid.new_tensor([W, H]) - 1  # pixels to -1..1 between the outer edges
-        # In bfloat16 the grid would not tell neighbours apart, and values must have the grid's type.
+        # In half precision the grid would not tell neighbours apart, and values must have the grid's type.
         sampled = F.grid_sample(level_map.to(grid.dtype), grid, align_corners=False)  # (B*heads, d, L, P)
         share = weights[..., level, :].transpose(1, 2).reshape(B * heads, 1, L, P)
         total = total + (sampled * share).sum(-1).to(values.dtype)
@@ -128,7 +128,7 @@ class DeformableAttention(nn.Module):
         values = self.value_proj(x).view(B, T, self.num_heads, -1)  # (B, T, heads, d)
         offsets = self.sampling_offsets(queries).view(B, T, self.num_heads, NUM_LEVELS, self.num_points, 2)
         weights = self.attention_weights(queries).view(B, T, self.num_heads, -1)
-        exact = torch.promote_types(x.dtype, torch.float32)  # bfloat16 has no room for places on a large map
+        exact = torch.promote_types(x.dtype, torch.float32)  # half precision has no room for places on a large map
         weights = weights.to(exact).softmax(-1).view(offsets.shape[:-1])  # (B, T, heads, S, P)
         places = own_places(sizes, exact, x.device)[:, None, :, None] + offsets  # (B, T, heads, S, P, 2)
         # On a CPU the gather is faster forwards, and slower backwards.

@@ -36,7 +36,7 @@ def fetch_model(
     """The folder of a model given as a path or as `owner/name`, ready to be loaded without network or pickle.
 
     A repository in the released names is translated into ours once for each `dtype`, which takes as much disk again
-    (6.4 GB in float32, 3.2 in bfloat16), and kept in `cache_home()`. The commit that a name stood for at the first
+    (6.4 GB in float32, 3.2 in float16), and kept in `cache_home()`. The commit that a name stood for at the first
     use is kept too; `newest` asks the Hub again.
     """
     folder = resolve_model(model, revision, newest=newest)
