@@ -41,7 +41,7 @@ SHIPPED = WEIGHTS / "xseg-tiny"
 SEGMENTING = ("swin", "pixel_decoder", "mask_decoder")
 
 RECIPE = {
-    "stage": "2", "batch_size": 8, "lr": 1e-3, "final_lr": 0.03, "warmup": 0.02, "betas": (0.9, 0.98),
+    "stage": "2", "batch_size": 8, "lr": 3e-4, "final_lr": 0.03, "warmup": 0.02, "betas": (0.9, 0.98),
     "weight_decay": 0.02, "num_points": None, "image_size": 192, "keep_last": 1,
 }  # fmt: skip
 
