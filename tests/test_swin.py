@@ -6,11 +6,14 @@ import re
 
 import pytest
 import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from released_parts import Tiny, full_size_shapes, relative_error, shapes
 from torch import nn
 from transformers import SwinBackbone, SwinConfig
 
-from egoexo_xseg.model.swin import Block, Swin, join_windows, position_index, shift_mask, split_windows
+from egoexo_xseg.model.swin import Block, Swin, position_index, shift_mask, split_windows, window_places
 
 TINY = {"embed_dim": 8, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8), "window_size": 5}
 
@@ -98,12 +101,28 @@ def test_images_of_a_batch_do_not_meet(swin):
         torch.testing.assert_close(many[1:2], one)
 
 
-def test_windows_join_as_they_were_split():
+def test_windows_are_cut_row_by_row():
     x = torch.arange(2 * 6 * 4 * 3.0).view(2, 6, 4, 3)
     windows = split_windows(x, 2)
     assert windows.shape == (12, 4, 3)
     assert torch.equal(windows[1], x[0, :2, 2:].reshape(4, 3))
-    assert torch.equal(join_windows(windows, 2, (6, 4)), x)
+
+
+def test_places_of_shifted_windows():
+    into, back = window_places((3, 4), 2, 1, torch.device("cpu"))  # a fourth row is padding
+    assert into.tolist() == [5, 6, 9, 10, 7, 4, 11, 8, 13, 14, 1, 2, 15, 12, 3, 0]
+    assert into[back].tolist() == list(range(12))
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 4), st.booleans())
+def test_windows_are_those_of_padding_and_rolling(height, width, window, shifted):
+    shift = window // 2 if shifted else 0
+    into, back = window_places((height, width), window, shift, torch.device("cpu"))
+    x = torch.arange(1.0, height * width + 1).view(1, height, width, 1)
+    padded = F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
+    windows = split_windows(padded.roll((-shift, -shift), (1, 2)), window)
+    assert torch.equal(padded.flatten()[into].view_as(windows), windows)
+    assert torch.equal(windows.flatten()[back].view_as(x), x)
 
 
 def test_position_index_counts_offsets_from_the_lower_right():
@@ -142,6 +161,7 @@ def test_training_after_prediction_reaches_every_parameter():
     swin = Swin(**TINY)
     position_index.cache_clear()
     shift_mask.cache_clear()
+    window_places.cache_clear()
     images = torch.randn(1, 3, 96, 64)
     with torch.inference_mode():
         swin(images)

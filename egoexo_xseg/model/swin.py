@@ -7,25 +7,18 @@ from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 BLOCKED = -100.0
 """Added to the scores between the two sides of a shifted map's seam; finite, as the weights met it in training."""
 
 
-def split_windows(x: Float[Tensor, "B H W C"], window: int) -> Float[Tensor, "BM A C"]:
+def split_windows(x: Shaped[Tensor, "B H W C"], window: int) -> Shaped[Tensor, "BM A C"]:
     """Cut a map, whose sides are multiples of `window`, into M windows of A = window * window places."""
     B, H, W, C = x.shape
     x = x.view(B, H // window, window, W // window, window, C).transpose(2, 3)
     return x.reshape(-1, window * window, C)  # (B*M, A, C)
-
-
-def join_windows(x: Float[Tensor, "BM A C"], window: int, hw: tuple[int, int]) -> Float[Tensor, "B H W C"]:
-    """The inverse of `split_windows` for a map of size `hw`."""
-    H, W = hw
-    x = x.view(-1, H // window, W // window, window, window, x.shape[-1]).transpose(2, 3)
-    return x.reshape(-1, H, W, x.shape[-1])  # (B, H, W, C)
 
 
 # Tables that follow from sizes alone are no buffers: they are in no checkpoint, and a model may be made on the meta
@@ -38,6 +31,28 @@ def position_index(window: int, device: torch.device) -> Int[Tensor, "A A"]:
         places = torch.cartesian_prod(side, side)  # (A, 2)
         offset = places[:, None] - places[None] + window - 1  # (A, A, 2)
         return offset[..., 0] * (2 * window - 1) + offset[..., 1]
+
+
+@lru_cache(maxsize=16)
+def window_places(
+    hw: tuple[int, int], window: int, shift: int, device: torch.device
+) -> tuple[Int[Tensor, " P"], Int[Tensor, " HW"]]:
+    """The places of a map, padded to whole windows and shifted cyclically, window by window; and the way back.
+
+    The first are rows of the padded map, the second, for each place of the map itself, rows of the first. To gather by
+    them is one copy each, where padding, rolling and cutting are three.
+    """
+    with torch.inference_mode(False):
+        (H, W), (bottom, right) = hw, padding(hw, window)
+        rows = torch.arange((H + bottom) * (W + right), device=device).view(1, H + bottom, W + right, 1)
+        into = split_windows(rows.roll((-shift, -shift), (1, 2)), window).flatten()  # (P)
+        back = torch.empty_like(into).scatter_(0, into, rows.flatten())
+        return into, back.view(H + bottom, W + right)[:H, :W].flatten()
+
+
+def padding(hw: tuple[int, int], window: int) -> tuple[int, int]:
+    """Rows below and columns to the right that a map lacks to consist of whole windows."""
+    return -hw[0] % window, -hw[1] % window
 
 
 @lru_cache(maxsize=16)
@@ -111,17 +126,14 @@ class Block(nn.Module):
 
     def attend(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
         """Zeros fill the last windows, and are attended to like anything else: the released weights know them."""
-        _, H, W, _ = x.shape
+        B, H, W, C = x.shape
         window, shift = self.window_size, self.shift
-        x = F.pad(x, (0, 0, 0, -W % window, 0, -H % window))
-        hw = (x.shape[1], x.shape[2])
-        if shift:
-            x = x.roll((-shift, -shift), (1, 2))
-        mask = shift_mask(hw, window, x.device) if shift else None
-        x = join_windows(self.attn(split_windows(x, window), mask), window, hw)
-        if shift:
-            x = x.roll((shift, shift), (1, 2))
-        return x[:, :H, :W]
+        bottom, right = padding((H, W), window)
+        x = F.pad(x, (0, 0, 0, right, 0, bottom)) if bottom or right else x
+        into, back = window_places((H, W), window, shift, x.device)
+        windows = x.flatten(1, 2).index_select(1, into).view(-1, window * window, C)  # (B*M, A, C)
+        mask = shift_mask((H + bottom, W + right), window, x.device) if shift else None
+        return self.attn(windows, mask).view(B, -1, C).index_select(1, back).view(B, H, W, C)
 
     def drop_path(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
         """Stochastic depth: in training, a branch is left out for some images and scaled up for the others."""
