@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers.activations import NewGELUActivation
 from transformers.initialization import no_init_weights
 
@@ -32,10 +32,16 @@ from egoexo_xseg.model.prompts import PromptBuilder, word_tokenizer
 from egoexo_xseg.model.segmenter import CrossViewModel, Encoding
 from egoexo_xseg.parallel import keep_freed_memory
 
-CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop}
-"""What torch's counter leaves out."""
-
+Shape = tuple[int, ...]
 EGO_HW, EXO_HW = (448, 448), (448, 796)
+
+
+def attention_operations(query: Shape, key: Shape, value: Shape, *_: object, out_shape: object) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_operations}
+"""What torch's counter leaves out."""
 
 
 def make_model(config: CrossViewConfig, device: str, dtype: torch.dtype) -> CrossViewModel:

@@ -89,7 +89,8 @@ class WindowAttention(nn.Module):
         BM, A, C = x.shape
         bias = self.bias()[None]  # (1, heads, A, A)
         if mask is not None:
-            bias = (bias + mask[:, None].to(bias.dtype)).repeat(BM // len(mask), 1, 1, 1)  # (B*M, heads, A, A)
+            bias = bias + mask[:, None].to(bias.dtype)  # (M, heads, A, A)
+            bias = bias.expand(BM // len(mask), -1, -1, -1, -1).flatten(0, 1)  # (B*M, heads, A, A)
         q, k, v = self.qkv(x).view(BM, A, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # 3 x (B*M, heads, A, d)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
         return self.proj(x.transpose(1, 2).reshape(BM, A, C))
