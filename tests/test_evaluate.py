@@ -12,8 +12,9 @@ import pytest
 from egoexo_xseg.data.annotations import open_annotations
 from egoexo_xseg.data.captions import Captions
 from egoexo_xseg.data.pairs import iter_pairs
+from egoexo_xseg.data.scoring import ScoredSample
 from egoexo_xseg.errors import SubmissionError
-from egoexo_xseg.jobs.evaluate import Evaluation, ScoredSample, evaluate, group, summarise, write_samples, write_scores
+from egoexo_xseg.jobs.evaluate import Evaluation, evaluate, group, summarise, write_samples, write_scores
 from egoexo_xseg.records import Direction
 
 
