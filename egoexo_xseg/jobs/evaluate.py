@@ -39,6 +39,9 @@ WORDS = ("1", "2", "3", "4 or more")
 
 RESAMPLES = 1000
 
+WORTH_SPREADING = 1 << 22
+"""Bytes of submissions; fewer are scored before another process would have started."""
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -108,6 +111,8 @@ def evaluate(submissions: Sequence[Path], annotations: Annotations, *, workers: 
         (annotations.unread(uid), {direction: takes.get(uid) for direction, takes in results.items()})
         for uid in annotations.take_uids
     )
+    if sum(path.stat().st_size for path in submissions) < WORTH_SPREADING:
+        workers = 1
     samples: dict[Direction, list[ScoredSample]] = {direction: [] for direction in results}
     faults: list[str] = []
     for take in track(map_processes(_score_take, jobs, workers), "Evaluating takes", total=len(annotations)):
