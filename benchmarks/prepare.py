@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--official", type=Path, help="the file process_data.py")
     parser.add_argument("--python", default=sys.executable, help="interpreter that can run it")
-    parser.add_argument("--takes", type=int, default=2)
+    parser.add_argument("--takes", type=int, default=4)
     parser.add_argument("--seconds", type=int, default=20, help="length of the moving take")
     parser.add_argument("--folder", type=Path, help="keep recordings here, and use those that are there")
     options = parser.parse_args()
