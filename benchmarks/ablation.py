@@ -25,9 +25,10 @@ from scores import SPLIT, WEIGHTS, score
 from egoexo_xseg.config import TrainConfig
 from egoexo_xseg.data.annotations import Annotations, open_annotations
 from egoexo_xseg.data.moments import DrawnMoments, Moment
+from egoexo_xseg.data.scoring import ScoredSample
 from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.jobs.caption import CaptionOptions, caption
-from egoexo_xseg.jobs.evaluate import ScoredSample, resample
+from egoexo_xseg.jobs.evaluate import resample
 from egoexo_xseg.jobs.predict import PredictOptions, predict
 from egoexo_xseg.jobs.prepare import prepare
 from egoexo_xseg.jobs.sample import write_sample

@@ -21,11 +21,12 @@ from jaxtyping import Bool, Int64, UInt8
 
 from egoexo_xseg.data.annotations import Annotations, Take, open_annotations
 from egoexo_xseg.data.images import frame_path, read_image
-from egoexo_xseg.data.metrics import box_rle, box_truth, score_masks
+from egoexo_xseg.data.metrics import score_masks
 from egoexo_xseg.data.pairs import iter_pairs
 from egoexo_xseg.data.predictions import read_take_predictions
+from egoexo_xseg.data.scoring import ScoredSample
 from egoexo_xseg.data.submission import written_whole
-from egoexo_xseg.jobs.evaluate import Evaluation, ScoredSample, evaluate, summarise
+from egoexo_xseg.jobs.evaluate import Evaluation, evaluate, summarise
 from egoexo_xseg.jobs.pack import pack
 from egoexo_xseg.jobs.predict import PredictOptions, predict
 from egoexo_xseg.jobs.prepare import prepare
@@ -128,10 +129,8 @@ def look_alikes(folder: Path, annotations: Annotations, direction: Direction) ->
                 if item.object_id not in truths or len(alike) < 2:
                     continue
                 answer = found[item.object_id, pair.query_camera, pair.target_camera, pair.frame].mask
-                ious = {}
-                for other in truths:
-                    truth = box_truth(truths[other])
-                    ious[other] = score_masks(truth, box_rle(answer, truth.hw)).iou
+                scores = score_masks(list(truths.values()), [answer] * len(truths))
+                ious = {other: own.iou for other, own in zip(truths, scores, strict=True)}
                 total += 1
                 right += ious[item.object_id] > 0 and ious[item.object_id] == max(ious.values())
     return right, total

@@ -12,8 +12,9 @@ import pytest
 from egoexo_xseg.data.annotations import open_annotations
 from egoexo_xseg.data.captions import Captions
 from egoexo_xseg.data.pairs import iter_pairs
+from egoexo_xseg.data.scoring import ScoredSample
 from egoexo_xseg.errors import SubmissionError
-from egoexo_xseg.jobs.evaluate import Evaluation, ScoredSample, evaluate, group, summarise, write_samples, write_scores
+from egoexo_xseg.jobs.evaluate import Evaluation, evaluate, group, summarise, write_samples, write_scores
 from egoexo_xseg.records import Direction
 
 
@@ -37,7 +38,8 @@ def test_equals_the_official_evaluator(golden):
                 assert found[direction.value][name] == pytest.approx(value, abs=1e-9), (expected, direction, name)
 
 
-def test_number_of_processes_changes_nothing(case):
+def test_number_of_processes_changes_nothing(case, monkeypatch):
+    monkeypatch.setattr("egoexo_xseg.jobs.evaluate.WORTH_SPREADING", 0)
     annotations = open_annotations(case / "gt.json")
     one, two = (evaluate([case / "ego-exo_pred.json"], annotations, workers=workers) for workers in (1, 2))
     assert one.to_json() == two.to_json() and one.samples == two.samples

@@ -36,7 +36,7 @@ data.lzstring data.images data.phrases
 data.annotations data.metrics data.logistic data.videos
 data.captions
 data.pairs data.parts data.shards data.submission data.visibility
-data.predictions
+data.predictions data.scoring
 data.foreign
 data.moments
 data.dataset

@@ -14,7 +14,8 @@ from PIL import Image
 from test_cli import run
 
 from egoexo_xseg.data.annotations import open_annotations
-from egoexo_xseg.jobs.evaluate import ScoredSample, summarise
+from egoexo_xseg.data.scoring import ScoredSample
+from egoexo_xseg.jobs.evaluate import summarise
 from egoexo_xseg.jobs.page import script_json
 from egoexo_xseg.jobs.predict import PredictOptions, predict
 from egoexo_xseg.jobs.report import (

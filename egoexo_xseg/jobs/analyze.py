@@ -17,11 +17,12 @@ from torch import Tensor
 
 from egoexo_xseg.data.annotations import Take, open_annotations
 from egoexo_xseg.data.captions import Captions
+from egoexo_xseg.data.scoring import score_take
 from egoexo_xseg.data.submission import pair_key, written_whole
 from egoexo_xseg.data.visibility import VisibilityMap, checkpoint_map
 from egoexo_xseg.errors import XsegError
 from egoexo_xseg.jobs.charts import write_figure
-from egoexo_xseg.jobs.evaluate import iter_scored, resample
+from egoexo_xseg.jobs.evaluate import resample
 from egoexo_xseg.jobs.manifest import settle_folder, versions
 from egoexo_xseg.jobs.predict import DTYPES, Fault, PredictOptions, Predictor, is_out_of_memory, to_predictions
 from egoexo_xseg.masks import rle_to_mask, scored_hw
@@ -256,7 +257,7 @@ def _write_part(path: Path, part: Columns) -> None:
 
 def score(take: Take, direction: Direction, answers: Sequence[Iterable[Prediction]]) -> Columns:
     """Official scores of V ways to answer the same pairs: `iou` and `confidence` are (rows, V)."""
-    tables = [list(iter_scored(take, direction, _entry(predictions), [])) for predictions in answers]
+    tables = [score_take(take, direction, _entry(predictions), []) for predictions in answers]
     first = tables[0]
     if not first:
         return {}

@@ -12,9 +12,10 @@ from jaxtyping import Float
 
 from egoexo_xseg import __version__
 from egoexo_xseg.data.annotations import Annotations
+from egoexo_xseg.data.scoring import ScoredSample
 from egoexo_xseg.data.submission import read_submission
 from egoexo_xseg.errors import SubmissionError
-from egoexo_xseg.jobs.evaluate import ScoredSample, by_take, evaluate, resample, scores_of_sums
+from egoexo_xseg.jobs.evaluate import by_take, evaluate, resample, scores_of_sums
 from egoexo_xseg.jobs.page import write_page
 from egoexo_xseg.jobs.tiles import Spot, describe, draw_tiles, has_frames
 from egoexo_xseg.records import Direction

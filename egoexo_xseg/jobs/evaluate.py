@@ -4,37 +4,26 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from egoexo_xseg.data.annotations import Annotations, Fault, Take, UnreadTake
+from egoexo_xseg.data.annotations import Annotations, Fault, UnreadTake
 from egoexo_xseg.data.captions import Captions
-from egoexo_xseg.data.metrics import (
-    CONFIDENCE_THRESHOLD,
-    BoxedMask,
-    balanced_accuracy,
-    box_rle,
-    box_truth,
-    score_masks,
-)
-from egoexo_xseg.data.pairs import iter_pairs
+from egoexo_xseg.data.metrics import CONFIDENCE_THRESHOLD, balanced_accuracy
 from egoexo_xseg.data.phrases import FALLBACK, names_colour
-from egoexo_xseg.data.submission import pair_key, read_submission, written_whole
-from egoexo_xseg.errors import MaskError, SubmissionError
-from egoexo_xseg.masks import Rle, rle_area
+from egoexo_xseg.data.scoring import ScoredSample, score_take
+from egoexo_xseg.data.submission import read_submission, written_whole
+from egoexo_xseg.errors import SubmissionError
 from egoexo_xseg.parallel import map_processes
 from egoexo_xseg.progress import track
 from egoexo_xseg.records import Direction
 
 LISTED = 5
-MAX_FLOAT = sys.float_info.max
 
 SIZES = (
     (0.001, "< 0.1%"),
@@ -50,24 +39,8 @@ WORDS = ("1", "2", "3", "4 or more")
 
 RESAMPLES = 1000
 
-
-@dataclass(frozen=True, slots=True)
-class ScoredSample:
-    """One object in one annotated target frame; what needs a visible object is None where it is not."""
-
-    direction: str
-    take_uid: str
-    object_id: str
-    query_camera: str
-    target_camera: str
-    frame: int
-    visible: bool
-    confidence: float
-    iou: float | None = None
-    location_error: float | None = None
-    contour_accuracy: float | None = None
-    existence: bool | None = None
-    area_share: float | None = None
+WORTH_SPREADING = 1 << 22
+"""Bytes of submissions; fewer are scored before another process would have started."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +111,8 @@ def evaluate(submissions: Sequence[Path], annotations: Annotations, *, workers: 
         (annotations.unread(uid), {direction: takes.get(uid) for direction, takes in results.items()})
         for uid in annotations.take_uids
     )
+    if sum(path.stat().st_size for path in submissions) < WORTH_SPREADING:
+        workers = 1
     samples: dict[Direction, list[ScoredSample]] = {direction: [] for direction in results}
     faults: list[str] = []
     for take in track(map_processes(_score_take, jobs, workers), "Evaluating takes", total=len(annotations)):
@@ -171,57 +146,8 @@ def _score_take(job: tuple[UnreadTake, dict[Direction, Any]]) -> _Scored:
     unread, results = job
     take, skipped = unread.read()
     faults: list[str] = []
-    samples = {direction: list(iter_scored(take, direction, entry, faults)) for direction, entry in results.items()}
+    samples = {direction: score_take(take, direction, entry, faults) for direction, entry in results.items()}
     return _Scored(samples, faults, skipped)
-
-
-def iter_scored(take: Take, direction: Direction, entry: Any, faults: list[str]) -> Iterator[ScoredSample]:
-    """A take's samples in the order of its pairs; `entry` is the submission's part for the take."""
-    masks = entry.get("masks") if isinstance(entry, dict) else None
-    truths: dict[Rle, BoxedMask] = {}  # an ego frame is the target of several exo cameras
-    for pair in iter_pairs(take, direction):
-        key = pair_key(pair.query_camera, pair.target_camera)
-        for item in pair.objects:
-            if not item.annotated:
-                continue
-            place = (direction.value, take.take_uid, item.object_id, pair.query_camera, pair.target_camera, pair.frame)
-            try:
-                answer = masks[item.object_id][key][str(pair.frame)]
-                confidence, coded = answer["confidence"], answer["pred_mask"]
-            except (KeyError, TypeError):
-                faults.append(f"{_spell(place)}: no answer")
-                continue
-            if not isinstance(confidence, (int, float)):
-                faults.append(f"{_spell(place)}: confidence is {confidence!r}")
-                continue
-            confidence = float(min(max(confidence, -MAX_FLOAT), MAX_FLOAT))  # whole numbers may be larger
-            sample = partial(ScoredSample, *place, visible=item.visible, confidence=confidence)
-            if item.target_mask is not None and item.target_mask not in truths:
-                truths[item.target_mask] = box_truth(item.target_mask)
-            try:
-                answer = Rle.from_json(coded)  # the evaluator takes it apart even where the object is absent
-                truth = item.target_mask
-                yield _score(truths[truth], truth, answer, sample) if truth else sample()
-            except MaskError as fault:
-                faults.append(f"{_spell(place)}: {fault}")
-
-
-def _score(truth: BoxedMask, target: Rle, answer: Rle, sample: Callable[..., ScoredSample]) -> ScoredSample:
-    if answer.hw != truth.hw:
-        raise MaskError(f"a mask of {answer.hw[0]}x{answer.hw[1]}, not {truth.hw[0]}x{truth.hw[1]}")
-    scores = score_masks(truth, box_rle(answer, truth.hw))
-    return sample(
-        iou=scores.iou,
-        location_error=scores.location_error,
-        contour_accuracy=scores.contour_accuracy,
-        existence=scores.existence,
-        area_share=rle_area(target) / (target.hw[0] * target.hw[1]),
-    )
-
-
-def _spell(place: tuple[str, str, str, str, str, int]) -> str:
-    direction, uid, object_id, query, target, frame = place
-    return f"{direction}, take {uid}, object {object_id!r}, {query} to {target}, frame {frame}"
 
 
 def summarise(samples: Sequence[ScoredSample]) -> Scores:

@@ -7,18 +7,22 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from egoexo_xseg.data.annotations import NAME, Fault, Take, UnreadTake, likely_size, open_annotations, read_json
 from egoexo_xseg.data.videos import SMALL, STRIDE, Saved, Video, save_frames
 from egoexo_xseg.errors import AnnotationError, MediaError
-from egoexo_xseg.parallel import map_processes
+from egoexo_xseg.parallel import map_ahead, map_processes
 from egoexo_xseg.progress import detail, track
 from egoexo_xseg.records import is_ego
 
 COLOUR_STREAM = "_214-1"
 """Of an Aria recording's streams the one that the annotations are about."""
+
+MAX_THREADS = 4
+"""Of one take: each holds some frames of full size."""
 
 SAME_SHAPE = 0.01
 """Shares of width and height that differ by less are the same but for rounding."""
@@ -112,7 +116,10 @@ def prepare(
         # A take that is neither in takes.json nor on the disk is not an official one.
         official = [uid for uid in uids if not listings or uid in listings or (raw / "takes" / names[uid]).is_dir()]
         _merge_split(data, path.stem.removeprefix("relations_"), official)
-        for result in track(map_processes(_prepare_take, orders, workers), "Preparing takes", total=len(orders)):
+        # Where there are more processors than takes, each take is decoded by several threads.
+        threads = min(MAX_THREADS, max(1, (workers or os.cpu_count() or 1) // max(1, len(orders))))
+        results = map_processes(partial(_prepare_take, threads=threads), orders, workers)
+        for result in track(results, "Preparing takes", total=len(orders)):
             summary.add(result)
     if unknown:
         raise AnnotationError(f"no take {min(unknown)!r} here", where=raw / "annotations")
@@ -167,23 +174,23 @@ def _merge_split(data: Path, split: str, uids: Sequence[str]) -> None:
     _write_json(path, splits | {split: known + [uid for uid in uids if uid not in known]})
 
 
-def _prepare_take(order: _Order) -> _Result:
+def _prepare_take(order: _Order, threads: int) -> _Result:
     """Write one take under a temporary name, then give it its own."""
     take, faults = order.unread.read()
-    partial = order.folder.with_name(f".{order.folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    result = _save_videos(take, order, partial)
+    unfinished = order.folder.with_name(f".{order.folder.name}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    result = _save_videos(take, order, unfinished, threads)
     if result.length:
         take = replace(take, camera_hw=result.sizes)
-        _write_json(partial / "annotation.json", _take_to_json(take, range(0, result.length, STRIDE)))
+        _write_json(unfinished / "annotation.json", _take_to_json(take, range(0, result.length, STRIDE)))
         shutil.rmtree(order.folder, ignore_errors=True)  # what another program left unfinished
-        os.replace(partial, order.folder)
+        os.replace(unfinished, order.folder)
     else:
-        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
     return replace(result, faults=tuple(faults))
 
 
-def _save_videos(take: Take, order: _Order, folder: Path) -> _Result:
+def _save_videos(take: Take, order: _Order, folder: Path, threads: int) -> _Result:
     """Frames of every camera, ego first: its length is the take's."""
     place = f"take {take.take_uid}"
     videos = {camera: Video.find(order.videos, camera) for camera in _cameras(take, order)}
@@ -193,24 +200,35 @@ def _save_videos(take: Take, order: _Order, folder: Path) -> _Result:
     if not any(videos[camera] for camera in egos):
         return _Result(skipped=f"{place}: no video of its ego camera in {order.videos}")
     notes = [f"{place}, camera {camera}: no video" for camera, video in videos.items() if video is None]
+    wanted = {camera: {f for masks in take.masks.values() for f in masks.get(camera, ())} for camera in videos}
     length, frames, sizes = 0, 0, dict(take.camera_hw)
-    for camera, video in videos.items():
-        if video is None or not (is_ego(camera) or length):
-            continue
-        wanted = {frame for masks in take.masks.values() for frame in masks.get(camera, ())}
+
+    def save(camera: str, threads: int) -> Saved | MediaError:
         try:
-            saved = save_frames(video, folder, wanted, length or None)
+            return save_frames(videos[camera], folder, wanted[camera], length or None, threads)
         except MediaError as fault:
-            notes.append(f"{place}, camera {camera}: {fault}")
             shutil.rmtree(folder / camera)
+            return fault
+
+    outcomes: dict[str, Saved | MediaError] = {}
+    for camera in egos:
+        if videos[camera] is not None:
+            outcomes[camera] = saved = save(camera, threads)
+            length = length or (saved.count if isinstance(saved, Saved) else 0)
+    exos = [camera for camera, video in videos.items() if video is not None and camera not in egos]
+    if length and exos:
+        each = max(1, threads // len(exos))
+        outcomes |= zip(exos, map_ahead(partial(save, threads=each), exos, threads), strict=True)
+    for camera, saved in outcomes.items():
+        if isinstance(saved, MediaError):
+            notes.append(f"{place}, camera {camera}: {saved}")
             continue
-        length, frames = length or saved.count, frames + saved.saved
+        frames += saved.saved
         if camera in take.guessed or camera not in sizes:
-            sizes[camera] = _original_size(video, saved, sizes)
-        if max(wanted, default=-1) >= saved.count:
-            notes.append(
-                f"{place}, camera {camera}: the video ends at frame {saved.count}, masks go on to {max(wanted)}"
-            )
+            sizes[camera] = _original_size(videos[camera], saved, sizes)
+        last = max(wanted[camera], default=-1)
+        if last >= saved.count:
+            notes.append(f"{place}, camera {camera}: the video ends at frame {saved.count}, masks go on to {last}")
     if not length:
         return _Result(skipped=notes[-1])
     return _Result(frames, notes=tuple(notes), length=length, sizes=sizes)

@@ -12,17 +12,9 @@ import numpy as np
 from egoexo_xseg import __version__
 from egoexo_xseg.data.annotations import Annotations
 from egoexo_xseg.data.metrics import CONFIDENCE_THRESHOLD
+from egoexo_xseg.data.scoring import ScoredSample
 from egoexo_xseg.data.submission import read_submission
-from egoexo_xseg.jobs.evaluate import (
-    SIZES,
-    ScoredSample,
-    by_take,
-    evaluate,
-    group,
-    resample,
-    scores_of_sums,
-    size_name,
-)
+from egoexo_xseg.jobs.evaluate import SIZES, by_take, evaluate, group, resample, scores_of_sums, size_name
 from egoexo_xseg.jobs.pack import pack
 from egoexo_xseg.jobs.page import write_page
 from egoexo_xseg.jobs.published import PUBLISHED, TEST_TAKES

@@ -9,7 +9,7 @@ from typing import Any
 
 from egoexo_xseg.data.annotations import Annotations, Take
 from egoexo_xseg.data.captions import Captions
-from egoexo_xseg.data.metrics import box_rle, box_truth, score_masks
+from egoexo_xseg.data.metrics import score_masks
 from egoexo_xseg.data.pairs import iter_pairs
 from egoexo_xseg.data.predictions import predicted_directions, read_take_predictions
 from egoexo_xseg.data.submission import pair_key, read_submission
@@ -91,12 +91,13 @@ def iter_shown(source: Answerer, take: Take, captions: Captions | None = None) -
 
 
 def _ious(pair: Pair, answers: Mapping[str, Answer]) -> dict[str, float]:
-    ious = {}
-    for item in pair.objects:
-        if item.target_mask is not None and item.object_id in answers:
-            truth = box_truth(item.target_mask)
-            ious[item.object_id] = score_masks(truth, box_rle(answers[item.object_id][0], truth.hw)).iou
-    return ious
+    truths = {
+        item.object_id: item.target_mask
+        for item in pair.objects
+        if item.target_mask is not None and item.object_id in answers
+    }
+    scores = score_masks(list(truths.values()), [answers[object_id][0] for object_id in truths])
+    return {object_id: own.iou for object_id, own in zip(truths, scores, strict=True)}
 
 
 def choose(source: Answerer, annotations: Annotations, count: int, which: str, frame: int | None = None) -> list[Place]:
