@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -12,8 +12,8 @@ from unicodedata import normalize
 
 from egoexo_xseg.data.annotations import MAX_FRAME, NAME
 from egoexo_xseg.data.captions import MAX_CAPTION
-from egoexo_xseg.errors import AnnotationError, XsegError
-from egoexo_xseg.masks import Rle, rle_area, rle_to_runs
+from egoexo_xseg.errors import AnnotationError, MaskError, XsegError
+from egoexo_xseg.masks import Rle, parse_together, rle_area, rle_to_runs
 from egoexo_xseg.records import is_ego
 
 MAX_NUMBER = 10_000
@@ -21,6 +21,9 @@ MAX_NUMBER = 10_000
 
 MAX_PATH = 1000
 """Characters of a picture's name."""
+
+TOGETHER = 500
+"""Records whose masks are checked at a time."""
 
 PICTURE = re.compile(r"([0-9]{1,8})\.jpg")
 
@@ -66,7 +69,25 @@ def read_records(path: Path, folder: Path) -> list[Record]:
     if not isinstance(rows, list):
         raise AnnotationError("not a list of records", where=path, remedy="A folder is taken for the raw release")
     root = folder.resolve()
-    return [_read_record(row, root, f"{path}, record {index}") for index, row in enumerate(rows)]
+    records = [_read_record(row, root, f"{path}, record {index}") for index, row in enumerate(rows)]
+    for start in range(0, len(records), TOGETHER):
+        _check_masks(records[start : start + TOGETHER])
+    return records
+
+
+def _check_masks(records: Sequence[Record]) -> None:
+    """Check run lengths, of copies: a whole list's would fill gigabytes if each mask kept its own."""
+    copies = [
+        (record, Rle(rle.hw, rle.counts))
+        for record in records
+        for rle in (*record.query_masks.values(), *record.target_masks.values())
+    ]
+    parse_together([rle for _, rle in copies])
+    for record, rle in copies:
+        try:
+            rle_to_runs(rle)
+        except MaskError as fault:
+            raise AnnotationError(fault.problem, where=record.where) from None
 
 
 def _read_record(row: Any, root: Path, where: str) -> Record:
@@ -111,9 +132,7 @@ def _read_masks(rows: Any, name: str) -> dict[int, Rle]:
             raise AnnotationError(f"{name}: category_id must be within 1 and {MAX_NUMBER}, found {str(number)[:100]}")
         if number != int(number) or int(number) in masks:
             raise AnnotationError(f"{name}: category_id {number} is not a whole number, or is there twice")
-        rle = Rle.from_json(row.get("segmentation"))
-        rle_to_runs(rle)
-        masks[int(number)] = Rle(rle.hw, rle.counts)  # without the runs, of which a list has gigabytes
+        masks[int(number)] = Rle.from_json(row.get("segmentation"))
     return masks
 
 
