@@ -94,7 +94,7 @@ def test_mistakes_within_a_group(tmp_path):
 
 def test_missing_folder(tmp_path):
     assert error("prepare", tmp_path / "nowhere", tmp_path / "data") == (
-        f"Invalid value for 'RAW': Directory '{tmp_path / 'nowhere'}' does not exist. See xseg prepare --help."
+        f"Invalid value for 'RAW|RECORDS...': Path '{tmp_path / 'nowhere'}' does not exist. See xseg prepare --help."
     )
 
 

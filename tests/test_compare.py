@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -113,6 +114,23 @@ def test_from_the_shell(data, predicted, tmp_path):  # noqa: F811
     assert "ego2exo" in result.stdout and "exo2ego" in result.stdout and "+0.0000 to +0.0000" in result.stdout
     for path, direction in zip(files, ("ego-exo", "exo-ego"), strict=True):
         path.write_text(json.dumps({direction: json.loads(path.read_text())[direction]}))
-    assert (
-        error("compare", *files, "--annotations", data) == f"{files[0]}, {files[1]}: the two files share no direction"
+    assert error("compare", *files, "--annotations", data) == f"{files[0]}, {files[1]}: the two share no direction"
+
+
+def test_folders_of_predictions(data, predicted, tmp_path):  # noqa: F811
+    """A folder is as good as what it packs to, and nothing of that stays behind."""
+    submission = tmp_path / "one.json"
+    assert run("pack", submission, "--predictions", predicted, "--data", data).exit_code == 0
+    expected = run("compare", submission, submission, "--annotations", data)
+    before = sorted(tmp_path.rglob("*"))
+    for pair in ((predicted, predicted), (predicted, submission)):
+        result = run("compare", *pair, "--annotations", data)
+        assert (result.exit_code, result.stdout) == (0, expected.stdout)
+    assert sorted(tmp_path.rglob("*")) == before
+    result = run("compare", predicted, submission, "--annotations", data, "--out", tmp_path / "page", "--workers", 1)
+    assert result.exit_code == 0 and os.listdir(tmp_path / "page") == ["index.html"]
+    assert embedded((tmp_path / "page" / "index.html").read_text())["names"] == [predicted.name, "one"]
+    (tmp_path / "empty").mkdir()
+    assert error("compare", predicted, tmp_path / "empty", "--annotations", data) == (
+        f"{tmp_path / 'empty'}: no predictions here. Run xseg predict --out with this folder"
     )

@@ -35,7 +35,7 @@ model.captioner
 data.lzstring data.images data.phrases
 data.annotations data.metrics data.logistic data.videos
 data.captions
-data.pairs data.parts data.shards data.submission data.visibility
+data.pairs data.parts data.relator data.shards data.submission data.visibility
 data.predictions data.scoring
 data.foreign
 data.moments
@@ -44,7 +44,7 @@ jobs.train_state jobs.visibility_fit jobs.manifest jobs.palette
 jobs.pictures jobs.charts
 jobs.reliability
 jobs.sample jobs.prepare jobs.predict jobs.calibrate jobs.pack jobs.validate jobs.evaluate jobs.show
-jobs.caption jobs.train_log jobs.weights
+jobs.caption jobs.relator jobs.train_log jobs.weights
 api
 jobs.attempt jobs.doctor
 jobs.published jobs.page jobs.tiles

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import CAMERAS, EGO
 from PIL import Image
 from test_cli import error, run
 from test_docs import command_lines
@@ -19,7 +20,7 @@ from test_pack import annotations, predictions, square  # noqa: F401 - fixtures
 from egoexo_xseg.data.foreign import ForeignAnswers
 from egoexo_xseg.data.pairs import iter_pairs
 from egoexo_xseg.data.submission import read_submission
-from egoexo_xseg.errors import PredictionError
+from egoexo_xseg.errors import PredictionError, SubmissionError
 from egoexo_xseg.jobs.pack import pack
 from egoexo_xseg.masks import mask_to_rle, rle_area, rle_to_mask, scored_hw
 from egoexo_xseg.records import Direction, Prediction
@@ -37,7 +38,7 @@ def half(hw, value=1) -> np.ndarray:
 def read(folder, *rows, name="answers.jsonl"):
     path = folder / name
     path.write_text("\n".join(json.dumps(row) for row in rows))
-    return ForeignAnswers.read(path)
+    return ForeignAnswers.read([path])
 
 
 def answer(folder, **row) -> Prediction:
@@ -132,7 +133,7 @@ def test_faults_name_their_line(tmp_path, row, problem):
 def test_lines_that_are_no_answers(tmp_path, line):
     (tmp_path / "answers.jsonl").write_text(line)
     with pytest.raises(PredictionError, match=r"answers.jsonl, line 1: an answer"):
-        ForeignAnswers.read(tmp_path / "answers.jsonl")
+        ForeignAnswers.read([tmp_path / "answers.jsonl"])
 
 
 def test_a_list_of_pictures_becomes_the_submission(data, annotations, tmp_path):  # noqa: F811
@@ -152,26 +153,139 @@ def test_a_list_of_pictures_becomes_the_submission(data, annotations, tmp_path):
     assert result.exit_code == 0 and f"confidence from the mask alone {len(rows)}" in " ".join(result.stdout.split())
     assert run("validate", tmp_path / "s.json", "--annotations", data, "--split", "val").exit_code == 0
     manifest = json.loads((tmp_path / "s.manifest.json").read_text())
-    assert manifest["predictions"]["file"] == str(tmp_path / "answers.jsonl")
+    assert manifest["predictions"][0]["file"] == str(tmp_path / "answers.jsonl")
     (tmp_path / "answers.jsonl").write_text("\n".join(map(json.dumps, rows[1:])))
     assert "1 predictions are missing or unusable: ego2exo, take" in error(*line)
 
 
-@pytest.mark.parametrize("joint", ["_", "__"])
-def test_results_of_the_official_baselines(data, annotations, predictions, tmp_path, joint):  # noqa: F811
-    """Their pairs are joined by two underscores; the masks may have any size."""
-    pack(predictions, annotations, tmp_path / "ours.json")
-    value = json.loads((tmp_path / "ours.json").read_text())
-    cameras = {camera for take in annotations for camera in take.cameras}
-    names = {f"{a}_{b}": f"{a}{joint}{b}" for a in cameras for b in cameras}
-    for part in value.values():
-        for entry in part["results"].values():
-            entry["masks"] = {
-                name: {names[key]: frames for key, frames in pairs.items()} for name, pairs in entry["masks"].items()
+def results(path, direction) -> dict:
+    """The takes of a file that `xseg pack` wrote, one direction of it."""
+    return json.loads(path.read_text())[direction]["results"]
+
+
+def every_answer(takes, change, join=lambda key: key):
+    """The same with each answer changed, and each key of a camera pair; what becomes None is left out."""
+    return {
+        uid: entry
+        | {
+            "masks": {
+                name: {
+                    join(key): {frame: new for frame, old in frames.items() if (new := change(key, frame, old)) is not None}
+                    for key, frames in pairs.items()
+                }
+                for name, pairs in entry["masks"].items()
             }
+        }
+        for uid, entry in takes.items()
+    }  # fmt: skip
+
+
+@pytest.fixture
+def ours(annotations, predictions, tmp_path):  # noqa: F811
+    pack(predictions, annotations, tmp_path / "ours.json")
+    return tmp_path / "ours.json"
+
+
+PAIRS = {f"{a}_{b}": f"{a}__{b}" for a in CAMERAS for b in CAMERAS}
+
+
+def test_a_file_for_each_direction_as_xsegtx_writes_them(ours, annotations, tmp_path):  # noqa: F811
+    """Neither version nor challenge; masks of the target's shape at 480 pixels, a row more where the sum is odd."""
+    paths = []
+    for direction in ("ego-exo", "exo-ego"):
+        paths.append(tmp_path / f"{direction}_val_results.json")
+        paths[-1].write_text(json.dumps({direction: {"results": results(ours, direction)}}))
+    pack(paths, annotations, tmp_path / "again.json")
+    assert read_submission(tmp_path / "again.json") == read_submission(ours)
+    manifest = json.loads((tmp_path / "again.manifest.json").read_text())
+    assert [each["file"] for each in manifest["predictions"]] == list(map(str, paths))
+    with pytest.raises(PredictionError) as fault:
+        pack([*paths, ours], annotations, tmp_path / "no.json")
+    assert str(fault.value) == f"{ours}: ego2exo is in {paths[0]} too"
+    line = ("pack", tmp_path / "half.json", "--data", annotations.source, "--split", "val", "--from", paths[0])
+    assert error(*line).startswith(f"{paths[0]}: no predictions for exo2ego.")
+    assert run(*line, "--from", paths[1]).exit_code == 0
+    assert read_submission(tmp_path / "half.json") == read_submission(ours)
+
+
+def test_a_row_too_many(tmp_path):
+    """A frame of 380x676 in a square of 480, the padding halved: 270 rows where the scorer wants 269."""
+    large = half((270, 480)).astype(bool)
+    row = PLACE | {"pred_mask": mask_to_rle(large).to_json(), "confidence": 0.5}
+    (found,) = read(tmp_path, row).of_take(Direction.EGO_EXO, "t", {}, {"cam01": scored_hw((1520, 2704))}).values()
+    assert found.mask == mask_to_rle(half((269, 480)).astype(bool))
+
+
+def test_squares_and_whole_confidences_as_xmem_writes_them(ours, annotations, tmp_path):  # noqa: F811
+    """The picture pulled to 480x480, not padded: so is the mask, and pulled back."""
+    stretched = mask_to_rle(half((480, 480)).astype(bool)).to_json()
+    for direction in ("ego-exo", "exo-ego"):
+        answered = {"pred_mask": stretched, "confidence": int(direction == "ego-exo")}
+        takes = every_answer(results(ours, direction), lambda *_, answered=answered: answered)
+        whole = {direction: {"version": "xx", "challenge": "xx", "results": takes}}
+        (tmp_path / f"{direction}.json").write_text(json.dumps(whole))
+    summary = pack([tmp_path / "ego-exo.json", tmp_path / "exo-ego.json"], annotations, tmp_path / "again.json")
+    assert summary.resized == summary.packed["ego2exo"] and summary.judged == 0
+    for way, hw in ((Direction.EGO_EXO, (270, 480)), (Direction.EXO_EGO, (480, 480))):
+        expected = {"pred_mask": mask_to_rle(half(hw).astype(bool)).to_json(), "confidence": float(way.query_is_ego)}
+        takes = read_submission(tmp_path / "again.json")[way]
+        assert {json.dumps(each) for each in every_leaf(takes)} == {json.dumps(expected)}
+
+
+def every_leaf(takes):
+    for entry in takes.values():
+        for pairs in entry["masks"].values():
+            for frames in pairs.values():
+                yield from frames.values()
+
+
+def test_masks_alone_and_pairs_joined_by_two_as_xmem_writes_them_on_its_way(ours, annotations, tmp_path):  # noqa: F811
+    """`{}` stands for frames whose query mask vanished when it was made small: they have no answer."""
+
+    def change(key, frame, old):
+        return {} if frame == "60" else old["pred_mask"]
+
+    value = {way: {"results": every_answer(results(ours, way), change, PAIRS.get)} for way in ("ego-exo", "exo-ego")}
     (tmp_path / "theirs.json").write_text(json.dumps(value))
-    pack(tmp_path / "theirs.json", annotations, tmp_path / "again.json")
-    assert read_submission(tmp_path / "again.json") == read_submission(tmp_path / "ours.json")
+    with pytest.raises(
+        SubmissionError, match="theirs.json: 20 predictions are missing or unusable: ego2exo, take .* frame 60; "
+    ):
+        pack([tmp_path / "theirs.json"], annotations, tmp_path / "again.json")
+    summary = pack([tmp_path / "theirs.json"], annotations, tmp_path / "again.json", fill="propagate")
+    assert (summary.filled, summary.judged) == (20, sum(summary.packed.values()))
+    before, after = (
+        read_submission(path)[Direction.EGO_EXO]["take-a"]["masks"]["Bowl_1 "]
+        for path in (ours, tmp_path / "again.json")
+    )
+    for cameras in before:
+        for frame, answer in before[cameras].items():
+            source, confidence = (answer, 1.0) if frame != "60" else (before[cameras]["30"], 0.0)
+            assert after[cameras][frame] == {"pred_mask": source["pred_mask"], "confidence": confidence}
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [None, [], {"confidence": 0.2}, {"pred_mask": None, "confidence": 0.2}, {"pred_mask": {}, "confidence": 0.2},
+     {"pred_mask": {"size": [480, 0], "counts": "0"}, "confidence": 0.2}],
+)  # fmt: skip
+def test_an_answer_without_a_mask_is_none(ours, annotations, tmp_path, nothing):  # noqa: F811
+    """The last one is what cutting the padding off a square leaves."""
+    value = json.loads(ours.read_text())
+    value["exo-ego"]["results"]["take-b"]["masks"]["Bowl_1 "][f"cam01_{EGO}"]["30"] = nothing
+    (tmp_path / "theirs.json").write_text(json.dumps(value))
+    with pytest.raises(
+        SubmissionError,
+        match="1 predictions are missing or unusable: exo2ego, take take-b, object 'Bowl_1 ', cam01 to aria01_214-1, frame 30",
+    ):
+        pack([tmp_path / "theirs.json"], annotations, tmp_path / "again.json")
+
+
+def test_a_confidence_in_brackets(tmp_path):
+    """As an array of one number looks in JSON."""
+    mask = mask_to_rle(half(HW).astype(bool)).to_json()
+    assert answer(tmp_path, pred_mask=mask, confidence=[0.25]).visibility == 0.25
+    with pytest.raises(PredictionError, match="confidence must be a number within 0 and 1, found \\[0.1, 0.2\\]"):
+        answer(tmp_path, pred_mask=mask, confidence=[0.1, 0.2])
 
 
 def test_masks_of_another_size_keep_their_place(tmp_path):

@@ -1,4 +1,4 @@
-"""Commands that make data: sample, prepare, caption."""
+"""Commands that make data: sample, prepare, export, caption."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Any
 import click
 
 from egoexo_xseg.cli.app import (
+    DIRECTIONS,
     EXISTING_FOLDER,
+    EXISTING_PATH,
     FILE,
     FOLDER,
+    captions_option,
     cli,
     example,
     fail,
@@ -44,25 +47,81 @@ def sample(raw: Path, seed: int, takes: int, split: str, full_size: bool, worker
 
 
 @cli.command()
-@click.argument("raw", type=EXISTING_FOLDER)
+@click.argument("sources", metavar="RAW|RECORDS...", type=EXISTING_PATH, nargs=-1, required=True)
 @click.argument("data", type=FOLDER)
 @split_option
 @takes_option
+@click.option("--images", type=EXISTING_FOLDER, help="The folder of the RECORDS' pictures (default: that of RECORDS).")
 @workers_option
-@example("xseg prepare RAW DATA --split val")
-def prepare(raw: Path, data: Path, split: str | None, takes: tuple[str, ...], workers: int | None) -> None:
-    """Turn the raw release into frames and annotations.
+@example("xseg prepare RAW DATA --split val", "xseg prepare ego2exo_val.json DATA --images data_root --split val")
+def prepare(
+    sources: tuple[Path, ...],
+    data: Path,
+    split: str | None,
+    takes: tuple[str, ...],
+    images: Path | None,
+    workers: int | None,
+) -> None:
+    """Turn the raw release, or ObjectRelator's records, into frames and annotations.
 
     RAW is a folder of the official downloader (or of xseg sample); DATA receives a folder per take with one JPEG a
     second and camera, and annotation.json. Finished takes are skipped, so an interrupted run continues.
+
+    RECORDS are JSON lists as ObjectRelator's code reads them, those of both directions together if wanted; --split says
+    where their takes belong. Captions in them become DATA/captions-SPLIT.jsonl.
     """
+    if any(source.is_file() for source in sources):
+        _prepare_records(sources, data, split, images, takes)
+        return
+    if len(sources) > 1 or images:
+        raise click.UsageError("one RAW folder at a time, without --images.")
     from egoexo_xseg.jobs.prepare import prepare as run
 
-    summary = run(raw, data, split=split, takes=takes, workers=workers)
+    summary = run(sources[0], data, split=split, takes=takes, workers=workers)
     table(f"Prepared {data}", ("figure", "value"), summary.rows())
     report_faults(summary.skipped, "takes were skipped")
     report_faults(summary.notes, "videos are missing or cut short")
     report_faults(summary.faults, "masks were skipped")
+
+
+def _prepare_records(
+    lists: tuple[Path, ...], data: Path, split: str | None, images: Path | None, takes: tuple[str, ...]
+) -> None:
+    from egoexo_xseg.jobs.relator import prepare_records
+
+    if split is None or any(path.is_dir() for path in lists):
+        raise click.UsageError("RECORDS are files, and need --split: they do not say where their takes belong.")
+    summary = prepare_records(lists, data, split, images=images, takes=takes)
+    table(f"Prepared {data}", ("figure", "value"), summary.rows())
+    report_faults(summary.notes, "records and captions were left out")
+
+
+@cli.command()
+@click.argument("records", type=FILE)
+@click.option("--data", type=EXISTING_FOLDER, required=True, help="Prepared takes.")
+@click.option("--split", metavar="NAME", required=True, help="The split to write (train, val, test, ...).")
+@click.option("--direction", type=DIRECTIONS, required=True, help="From the view with the query masks to the other.")
+@captions_option("Texts of the records (default: none)")
+@example("xseg export ego2exo_val.json --data DATA --split val --direction ego2exo --captions captions.jsonl")
+def export(records: Path, data: Path, split: str, direction: str, captions: Path | None) -> None:
+    """Write prepared takes as records for ObjectRelator's code.
+
+    The same pairs that its own script makes of a take: one exo camera, and the objects that both views show.
+    RECORDS.split.json beside it lists the takes that have any.
+    """
+    from egoexo_xseg.data.annotations import open_annotations
+    from egoexo_xseg.data.captions import Captions
+    from egoexo_xseg.jobs.relator import export_records
+    from egoexo_xseg.records import Direction
+
+    annotations = open_annotations(data, split=split)
+    known = Captions.read(captions) if captions else None
+    summary = export_records(annotations, records, Direction(direction), split, known)
+    click.echo(
+        f"{records}: {summary.records} records of {len(summary.takes)} takes, {summary.objects} objects in both views"
+    )
+    report_faults(summary.without, "takes have no records")
+    report_faults(annotations.faults, "masks of the annotations were skipped")
 
 
 @cli.command()

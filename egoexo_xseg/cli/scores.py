@@ -37,7 +37,13 @@ def annotations_option(command):
 @cli.command()
 @click.argument("submission", type=FILE)
 @click.option("--predictions", type=FOLDER, default="predictions", show_default=True, help="What to pack.")
-@click.option("--from", "source", type=EXISTING_FILE, help="Pack another method's answers instead: .jsonl or .json.")
+@click.option(
+    "--from",
+    "files",
+    type=EXISTING_FILE,
+    multiple=True,
+    help="Pack another method's answers instead: .jsonl or .json, one after the other where there are several.",
+)
 @click.option("--data", type=EXISTING_PATH, required=True, help=f"What is asked for: {ANNOTATIONS_HELP}")
 @split_option
 @click.option(
@@ -51,20 +57,27 @@ def annotations_option(command):
 @example(
     "xseg pack submission.json --predictions PRED --data DATA --split val",
     "xseg pack submission.json --from answers.jsonl --data DATA --split val",
+    "xseg pack submission.json --from ego-exo_val_results.json --from exo-ego_val_results.json --data DATA --split val",
 )
 def pack(
-    submission: Path, predictions: Path, source: Path | None, data: Path, split: str | None, fill: str, partial: bool
+    submission: Path,
+    predictions: Path,
+    files: tuple[Path, ...],
+    data: Path,
+    split: str | None,
+    fill: str,
+    partial: bool,
 ) -> None:
     """Write the challenge's submission from predictions.
 
     Every take, object, camera pair and query frame that the server demands is in SUBMISSION, or there is no file.
     Answers of another method may be listed in a file, with their masks as run lengths, PNG or NumPy files of any size,
-    or stand in a results file of the official baselines.
+    or stand in results files of the official baselines, one for each direction.
     """
     from egoexo_xseg.data.annotations import open_annotations
     from egoexo_xseg.jobs.pack import pack as run
 
-    summary = run(source or predictions, open_annotations(data, split=split), submission, fill=fill, partial=partial)
+    summary = run(files or predictions, open_annotations(data, split=split), submission, fill=fill, partial=partial)
     table(f"Packed {submission}", ("figure", "value"), summary.rows())
     for name in summary.left_out:
         click.echo(f"Warning: {submission} holds no {name}: the server refuses it.", err=True)
@@ -231,8 +244,8 @@ def report(source: Path, annotations: Path, split: str | None, workers: int | No
 
 
 @cli.command()
-@click.argument("first", type=EXISTING_FILE)
-@click.argument("second", type=EXISTING_FILE)
+@click.argument("first", type=EXISTING_PATH)
+@click.argument("second", type=EXISTING_PATH)
 @annotations_option
 @split_option
 @click.option(
@@ -242,7 +255,7 @@ def report(source: Path, annotations: Path, split: str | None, workers: int | No
 @workers_option
 @example(
     "xseg compare before.json after.json --annotations DATA --split val",
-    "xseg compare before.json after.json --annotations DATA --split val --out compare",
+    "xseg compare PRED_BEFORE PRED_AFTER --annotations DATA --split val --out compare",
 )
 def compare(
     first: Path, second: Path, annotations: Path, split: str | None, count: int, out: Path | None, workers: int | None
@@ -250,15 +263,13 @@ def compare(
     """Compare two submissions, score by score and object by object.
 
     Shows what SECOND has more than FIRST, with the interval that holds 95% of the difference when whole takes are
-    drawn anew, the same ones for both. The page of --out opens from disk; prepared takes as --annotations give it
-    pictures of both answers side by side.
+    drawn anew, the same ones for both. Either may be a folder of predictions. The page of --out opens from disk;
+    prepared takes as --annotations give it pictures of both answers side by side.
     """
     from egoexo_xseg.data.annotations import open_annotations
     from egoexo_xseg.jobs.compare import compare as run
-    from egoexo_xseg.jobs.compare import write_comparison
 
-    truth = open_annotations(annotations, split=split)
-    compared = run(first, second, truth, workers)
+    compared = run(first, second, open_annotations(annotations, split=split), out=out, workers=workers)
     for found in compared:
         rows = [
             (each.name, f"{each.first:.4f}", f"{each.second:.4f}", f"{each.lead:+.4f}",
@@ -283,4 +294,4 @@ def compare(
         columns = ("object", "take", "samples", "first", "second", "difference")
         table(f"{found.direction.value}: objects whose IoU rose and fell most", columns, objects)
     if out is not None:
-        click.echo(f"{write_comparison(compared, first, second, truth, out, workers)}: open it in a browser")
+        click.echo(f"{out / 'index.html'}: open it in a browser")

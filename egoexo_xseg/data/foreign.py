@@ -1,10 +1,10 @@
-"""Answers of any other method: a list of masks in whatever form they are kept, or a results file."""
+"""Answers of any other method: lists of masks in whatever form they are kept, or results files."""
 
 from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,43 +21,49 @@ from egoexo_xseg.masks import Rle, mask_to_rle, resize_nearest, rle_area, rle_to
 from egoexo_xseg.records import Direction, Prediction, is_ego
 
 NAMES = ("take_uid", "object_id", "query_camera", "target_camera")
-ANSWER = ("pred_mask", "confidence")
-
 FORMS = "pred_mask (run lengths), or mask (a PNG, NPY or NPZ file beside this one)"
 
 
-Row = tuple[str, Mapping[str, Any]]
-"""An answer with its place in the file, for messages."""
+Row = tuple[Path, str, Mapping[str, Any]]
+"""An answer with its file and, for messages, its place."""
 
 
 @dataclass
 class ForeignAnswers:
-    """A file of answers; `resized` and `judged` count masks of another size and confidences that were not given."""
+    """Files of answers; `resized` and `judged` count masks of another size and confidences that were not given."""
 
-    path: Path
     rows: dict[tuple[Direction, str], list[Row]] = field(default_factory=dict)
-    results: dict[Direction, dict[str, Any]] = field(default_factory=dict)
-    """By direction and take, of a list and of a results file; one of them is empty."""
+    """Of lists, by direction and take."""
+    results: dict[Direction, tuple[Path, dict[str, Any]]] = field(default_factory=dict)
+    """Of results files, by direction: the file, and its takes."""
     resized: int = 0
     judged: int = 0
-    _root: Path = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._root = self.path.parent.resolve()
 
     @classmethod
-    def read(cls, path: Path) -> ForeignAnswers:
-        """One JSON object a line (`.jsonl`), or a results file in the challenge's form or the official baselines'."""
-        if path.suffix != ".jsonl":
-            return cls(path, results=read_submission(path))
-        answers = cls(path)
-        for place, row in _read_lines(path):
+    def read(cls, paths: Sequence[Path]) -> ForeignAnswers:
+        """Files of one JSON object a line (`.jsonl`), or of results in the challenge's form or the official baselines'.
+
+        The baselines write a file for each direction.
+        """
+        answers = cls()
+        for path in paths:
+            if path.suffix == ".jsonl":
+                answers._add_lines(path)
+                continue
+            for direction, takes in read_submission(path).items():
+                other, _ = answers.results.setdefault(direction, (path, takes))
+                if other != path:
+                    raise PredictionError(f"{direction.value} is in {other} too", where=path)
+        return answers
+
+    def _add_lines(self, path: Path) -> None:
+        for line in _read_lines(path):
+            _, place, row = line
             names = [row.get(name) for name in NAMES]
             if not all(isinstance(name, str) for name in names) or type(row.get("frame")) is not int:
                 raise PredictionError(f"an answer needs {', '.join(NAMES)} and frame", where=place)
             direction = Direction.EGO_EXO if is_ego(names[2]) else Direction.EXO_EGO
-            answers.rows.setdefault((direction, names[0]), []).append((place, row))
-        return answers
+            self.rows.setdefault((direction, names[0]), []).append(line)
 
     @property
     def directions(self) -> list[Direction]:
@@ -73,13 +79,15 @@ class ForeignAnswers:
         without a confidence is taken for visible where its mask has a pixel at all.
         """
         found: dict[Key, Prediction] = {}
-        for place, row in self._rows_of(direction, take_uid, required):
+        for path, place, row in self._rows_of(direction, take_uid, required):
             try:
-                rle, confidence = self._read_mask(row, scored_hw.get(row["target_camera"])), row.get("confidence")
+                rle, confidence = self._read_mask(path, row, scored_hw.get(row["target_camera"])), row.get("confidence")
             except XsegError as fault:
                 raise PredictionError(
                     fault.problem, where=f"{place}: {fault.where}" if fault.where else place
                 ) from None
+            if isinstance(confidence, list) and len(confidence) == 1:  # an array of one number, as some write it
+                (confidence,) = confidence
             if confidence is None:
                 self.judged += 1
                 confidence = float(rle_area(rle) > 0)
@@ -94,32 +102,31 @@ class ForeignAnswers:
         """A take's answers; of a results file, those that are asked for.
 
         Camera names contain underscores, so that a pair's key cannot be taken apart: it is built, joined by one
-        underscore as the challenge wants it, or by two as the official baselines write it.
+        underscore as the challenge wants it, or by two as an official baseline writes it on its way.
         """
         yield from self.rows.get((direction, take_uid), ())
-        entry = self.results.get(direction, {}).get(take_uid)
+        path, takes = self.results.get(direction, (Path(), {}))
+        entry = takes.get(take_uid)
         masks = entry.get("masks") if isinstance(entry, dict) else None
         for object_id, pairs in required.items():
             own = masks.get(object_id) if isinstance(masks, dict) else None
             for (query, target), frames in pairs.items() if isinstance(own, dict) else ():
                 answers = own.get(pair_key(query, target), own.get(f"{query}__{target}"))
                 for frame in frames if isinstance(answers, dict) else ():
-                    answer = answers.get(str(frame))
-                    if isinstance(answer, dict):
+                    answer = _read_result(answers.get(str(frame)))
+                    if answer:
                         names = dict(zip(NAMES, (take_uid, object_id, query, target), strict=True))
-                        place = (
-                            f"{self.path}, take {take_uid}, object {object_id!r}, {query} to {target}, frame {frame}"
-                        )
-                        yield place, {"frame": frame, **{k: v for k, v in answer.items() if k in ANSWER}, **names}
+                        place = f"{path}, take {take_uid}, object {object_id!r}, {query} to {target}, frame {frame}"
+                        yield path, place, {"frame": frame, **answer, **names}
 
-    def _read_mask(self, row: Mapping[str, Any], hw: tuple[int, int] | None) -> Rle:
+    def _read_mask(self, path: Path, row: Mapping[str, Any], hw: tuple[int, int] | None) -> Rle:
         if "pred_mask" in row:
             rle = Rle.from_json(row["pred_mask"])
             if hw in (None, rle.hw):
                 return rle
             mask = rle_to_mask(rle)
         elif isinstance(row.get("mask"), str):
-            mask = self._read_file(row["mask"], row.get("key"))
+            mask = _read_file(path.parent.resolve(), row["mask"], row.get("key"))
         else:
             raise MaskError(f"an answer needs {FORMS}")
         if hw not in (None, mask.shape):
@@ -127,18 +134,33 @@ class ForeignAnswers:
             mask = resize_nearest(mask, hw)
         return mask_to_rle(mask)
 
-    def _read_file(self, name: str, key: object) -> Bool[np.ndarray, "H W"]:
-        """A mask beside the list; whatever is not 0 is the object."""
-        path = (self._root / name).resolve()
-        if not path.is_relative_to(self._root):
-            raise MaskError(f"{name!r} is not beside this file")
-        if not path.is_file():
-            raise MaskError(f"no file {name!r}")
-        if path.suffix == ".png":
-            return read_labels(path) != 0
-        if path.suffix in (".npy", ".npz"):
-            return _read_array(path, key if isinstance(key, str) else None)
-        raise MaskError(f"{name!r} is neither PNG nor NPY nor NPZ")
+
+def _read_result(answer: Any) -> dict[str, Any] | None:
+    """What a results file says of one frame, whose mask may stand there by itself.
+
+    None where there is no mask: baselines write an empty one, or none, for frames that they did not look at.
+    """
+    if isinstance(answer, dict) and "counts" in answer:
+        answer = {"pred_mask": answer}
+    mask = answer.get("pred_mask") if isinstance(answer, dict) else None
+    size = mask.get("size") if isinstance(mask, dict) else None
+    if not mask or (isinstance(size, list) and 0 in size):
+        return None
+    return {"pred_mask": mask, "confidence": answer.get("confidence")}
+
+
+def _read_file(root: Path, name: str, key: object) -> Bool[np.ndarray, "H W"]:
+    """A mask beside the list, in `root`; whatever is not 0 is the object."""
+    path = (root / name).resolve()
+    if not path.is_relative_to(root):
+        raise MaskError(f"{name!r} is not beside this file")
+    if not path.is_file():
+        raise MaskError(f"no file {name!r}")
+    if path.suffix == ".png":
+        return read_labels(path) != 0
+    if path.suffix in (".npy", ".npz"):
+        return _read_array(path, key if isinstance(key, str) else None)
+    raise MaskError(f"{name!r} is neither PNG nor NPY nor NPZ")
 
 
 def _read_array(path: Path, key: str | None) -> Bool[np.ndarray, "H W"]:
@@ -181,5 +203,5 @@ def _read_lines(path: Path) -> list[Row]:
                 row = None
             if not isinstance(row, dict):
                 raise PredictionError("an answer must be one JSON object a line", where=f"{path}, line {number}")
-            rows.append((f"{path}, line {number}", row))
+            rows.append((path, f"{path}, line {number}", row))
     return rows

@@ -40,6 +40,15 @@ def read_image(path: Path) -> UInt8[np.ndarray, "H W 3"]:
         raise MediaError("not readable as an image", where=path) from None
 
 
+def image_hw(path: Path) -> tuple[int, int]:
+    """Height and width of an image (JPEG or PNG) as it is stored, from its head alone."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return image.height, image.width
+    except Exception:  # Pillow passes on whatever its parsers meet
+        raise MediaError("not readable as an image", where=path) from None
+
+
 def read_labels(path: Path) -> Int64[np.ndarray, "H W"]:
     """Numbers as they are; of a picture in colours, each colour as 0xRRGGBB."""
     try:

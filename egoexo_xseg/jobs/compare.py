@@ -16,8 +16,9 @@ from egoexo_xseg.data.scoring import ScoredSample
 from egoexo_xseg.data.submission import read_submission
 from egoexo_xseg.errors import SubmissionError
 from egoexo_xseg.jobs.evaluate import by_take, evaluate, resample, scores_of_sums
+from egoexo_xseg.jobs.pack import packed
 from egoexo_xseg.jobs.page import write_page
-from egoexo_xseg.jobs.tiles import Spot, describe, draw_tiles, has_frames
+from egoexo_xseg.jobs.tiles import Results, Spot, describe, draw_tiles, has_frames
 from egoexo_xseg.records import Direction
 
 PICTURES = 6
@@ -96,13 +97,24 @@ class Comparison:
     takes: list[TakeChange]
 
 
-def compare(first: Path, second: Path, annotations: Annotations, workers: int | None = None) -> list[Comparison]:
-    """Score two submissions and pair their samples; raises a SubmissionError where they share no direction."""
-    evaluations = [evaluate([path], annotations, workers=workers) for path in (first, second)]
-    shared = [direction for direction in evaluations[0].samples if direction in evaluations[1].samples]
-    if not shared:
-        raise SubmissionError("the two files share no direction", where=f"{first}, {second}")
-    return [compare_samples(direction, *(each.samples[direction] for each in evaluations)) for direction in shared]
+def compare(
+    first: Path, second: Path, annotations: Annotations, *, out: Path | None = None, workers: int | None = None
+) -> list[Comparison]:
+    """Score two submissions, or folders of predictions, and pair their samples.
+
+    Writes the page `out/index.html` too, with pictures where `annotations` are prepared takes. Raises a
+    SubmissionError where the two share no direction.
+    """
+    with packed([first, second], annotations) as answered:
+        evaluations = [evaluate([path], annotations, workers=workers) for path in answered]
+        shared = [direction for direction in evaluations[0].samples if direction in evaluations[1].samples]
+        if not shared:
+            raise SubmissionError("the two share no direction", where=f"{first}, {second}")
+        found = [compare_samples(way, *(each.samples[way] for each in evaluations)) for way in shared]
+        if out is not None:
+            methods = [read_submission(path) for path in answered]
+            _write_page(found, _names(first, second), methods, annotations, out, workers)
+    return found
 
 
 def compare_samples(direction: Direction, first: Sequence[ScoredSample], second: Sequence[ScoredSample]) -> Comparison:
@@ -155,34 +167,29 @@ def _take_changes(first: Sequence[ScoredSample], second: Sequence[ScoredSample])
     return sorted(found, key=lambda take: -take.lead)
 
 
-def write_comparison(
+def _write_page(
     found: Sequence[Comparison],
-    first: Path,
-    second: Path,
+    labels: Sequence[str],
+    methods: Sequence[Results],
     annotations: Annotations,
     out: Path,
-    workers: int | None = None,
-) -> Path:
-    """Write `out/index.html` about two submissions that were compared; returns its path.
-
-    Pictures are drawn where `annotations` are prepared takes.
-    """
+    workers: int | None,
+) -> None:
     names = {uid: describe(annotations.unread(uid))[0] for uid in annotations.take_uids}
     chosen = {each.direction: _most_changed(each.changes, PICTURES) for each in found}
     wanted = {_key(change.spot): change.spot for own in chosen.values() for changes in own for change in changes}
     tiles: dict[str, Any] = {}
     if has_frames(annotations):
-        methods = [read_submission(path) for path in (first, second)]
         drawn = draw_tiles(wanted.values(), methods, annotations, workers)
         tiles = {key: drawn[spot] for key, spot in wanted.items() if spot in drawn}
     page = {
-        "names": _names(first, second),
+        "names": labels,
         "version": __version__,
         "annotations": str(annotations.source),
         "directions": [_page(each, chosen[each.direction], names) for each in found],
         "drawn": bool(tiles),
     }
-    return write_page("compare", out / "index.html", page, tiles)
+    write_page("compare", out / "index.html", page, tiles)
 
 
 def _most_changed(changes: Sequence[Change], count: int) -> tuple[list[Change], list[Change]]:
@@ -192,9 +199,11 @@ def _most_changed(changes: Sequence[Change], count: int) -> tuple[list[Change], 
 
 
 def _names(first: Path, second: Path) -> list[str]:
-    """What to call the two: by file, or by folder where the files are called alike."""
+    """What to call the two: by file or folder, and by where it lies where those are called alike."""
     paths = [path.resolve() for path in (first, second)]
-    return [f"{path.parent.name}/{path.name}" if paths[0].name == paths[1].name else path.stem for path in paths]
+    if paths[0].name == paths[1].name:
+        return [f"{path.parent.name}/{path.name}" for path in paths]
+    return [path.name if path.is_dir() else path.stem for path in paths]
 
 
 def _key(spot: Spot) -> str:

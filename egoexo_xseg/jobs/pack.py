@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,22 +54,28 @@ class PackSummary:
 
 
 def pack(
-    predictions: Path, annotations: Annotations, out: Path, *, fill: str = "error", partial: bool = False
+    predictions: Path | Sequence[Path],
+    annotations: Annotations,
+    out: Path,
+    *,
+    fill: str = "error",
+    partial: bool = False,
 ) -> PackSummary:
     """Write the submission of all takes of `annotations`, every object, camera pair and query frame in it.
 
     What was not predicted is one error that lists it, unless `fill` says what stands in for it, with confidence 0:
     `center`, a pixel in the middle of the image, or `propagate`, the same object's mask of the nearest frame. Frames
     whose query mask cannot be used could not be predicted, and are filled in any case. `partial` allows a file that
-    lacks a direction, or takes of the split that are not prepared. Instead of a folder, `predictions` may be the file
-    of another method (`ForeignAnswers`).
+    lacks a direction, or takes of the split that are not prepared. Instead of a folder, `predictions` may be files of
+    another method (`ForeignAnswers`).
     """
-    foreign = ForeignAnswers.read(predictions) if predictions.is_file() else None
+    foreign = None if isinstance(predictions, Path) else ForeignAnswers.read(predictions)
     found = foreign.directions if foreign else predicted_directions(predictions)
+    where = predictions if isinstance(predictions, Path) else ", ".join(map(str, predictions))
     absent = [direction.value for direction in Direction if direction not in found]
     if absent and not partial:
         remedy = f"Run xseg predict --direction {absent[0]}, or pack with --partial"
-        raise SubmissionError(f"no predictions for {absent[0]}", where=predictions, remedy=remedy)
+        raise SubmissionError(f"no predictions for {absent[0]}", where=where, remedy=remedy)
     if annotations.unprepared and not partial:
         count, names = len(annotations.unprepared), _listed(annotations.unprepared, ", ")
         remedy = "xseg prepare tells why; or give the split's JSON file as --data, and --fill; or pack with --partial"
@@ -88,7 +96,7 @@ def pack(
         if summary.missing and fill == "error":
             raise SubmissionError(
                 f"{len(summary.missing)} predictions are missing or unusable: {_listed(summary.missing, '; ')}",
-                where=predictions,
+                where=where,
                 remedy=_remedy(predictions, found),
             )
     if foreign:
@@ -98,20 +106,21 @@ def pack(
     return summary
 
 
-def _sources(predictions: Path, directions: Sequence[Direction]) -> dict[str, Any]:
+def _sources(predictions: Path | Sequence[Path], directions: Sequence[Direction]) -> Any:
     """What is known of how the predictions came about."""
-    if predictions.is_file():
-        with predictions.open("rb") as file:
-            return {"file": str(predictions), "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-    return {each.value: read_manifest(predictions / each.value / MANIFEST) or None for each in directions}
+    if isinstance(predictions, Path):
+        return {each.value: read_manifest(predictions / each.value / MANIFEST) or None for each in directions}
+    return [{"file": str(path), "sha256": _digest(path)} for path in predictions]
 
 
-def _remedy(predictions: Path, directions: Sequence[Direction]) -> str:
-    lost = (
-        []
-        if predictions.is_file()
-        else [(each.value, shard) for each in directions for shard in lost_shards(predictions, each)]
-    )
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remedy(predictions: Path | Sequence[Path], directions: Sequence[Direction]) -> str:
+    folders = [predictions] if isinstance(predictions, Path) else []
+    lost = [(each.value, shard) for folder in folders for each in directions for shard in lost_shards(folder, each)]
     if not lost:
         return "Predict them, or pack with --fill center or --fill propagate"
     again = [f"--direction {direction} --shard {shard}" for direction, shard in lost]
@@ -120,6 +129,17 @@ def _remedy(predictions: Path, directions: Sequence[Direction]) -> str:
 
 def _listed(places: Sequence[str], separator: str) -> str:
     return separator.join([*places[:LISTED], *["..."] * (len(places) > LISTED)])
+
+
+@contextmanager
+def packed(sources: Sequence[Path], annotations: Annotations) -> Iterator[list[Path]]:
+    """Submissions: files as they are, and of folders of predictions what they pack to, for as long as this lasts."""
+    with tempfile.TemporaryDirectory() as folder:
+        files = []
+        for index, source in enumerate(sources):
+            out = Path(folder, f"{index}.json")
+            files.append(pack(source, annotations, out, partial=True).path if source.is_dir() else source)
+        yield files
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,9 +225,7 @@ def _center_pixel(hw: tuple[int, int]) -> Rle:
     return mask_to_rle(mask)
 
 
-def _manifest(sources: dict[str, Any], summary: PackSummary, fill: str) -> dict[str, Any]:
+def _manifest(sources: Any, summary: PackSummary, fill: str) -> dict[str, Any]:
     """What the submission was made of, by hash."""
-    with summary.path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
     counts = {"packed": summary.packed, "filled": summary.filled, "extra": summary.extra}
-    return {"xseg": __version__, "sha256": digest, "fill": fill, **counts, "predictions": sources}
+    return {"xseg": __version__, "sha256": _digest(summary.path), "fill": fill, **counts, "predictions": sources}

@@ -115,7 +115,7 @@ def prepare(
                 orders.append(_Order(annotations.unread(uid), videos, listing.cameras, data / uid))
         # A take that is neither in takes.json nor on the disk is not an official one.
         official = [uid for uid in uids if not listings or uid in listings or (raw / "takes" / names[uid]).is_dir()]
-        _merge_split(data, path.stem.removeprefix("relations_"), official)
+        merge_split(data, path.stem.removeprefix("relations_"), official)
         # Where there are more processors than takes, each take is decoded by several threads.
         threads = min(MAX_THREADS, max(1, (workers or os.cpu_count() or 1) // max(1, len(orders))))
         results = map_processes(partial(_prepare_take, threads=threads), orders, workers)
@@ -166,12 +166,12 @@ def _iter_cameras(take: dict[str, Any]) -> Iterator[str]:
             yield f"{name}{COLOUR_STREAM}" if is_ego(name) else name
 
 
-def _merge_split(data: Path, split: str, uids: Sequence[str]) -> None:
+def merge_split(data: Path, split: str, uids: Sequence[str]) -> None:
     path = data / "split.json"
     splits: dict[str, Any] = read_json(path) if path.is_file() else {}
     known = splits.get(split)
     known = known if isinstance(known, list) else []
-    _write_json(path, splits | {split: known + [uid for uid in uids if uid not in known]})
+    write_json(path, splits | {split: known + [uid for uid in uids if uid not in known]})
 
 
 def _prepare_take(order: _Order, threads: int) -> _Result:
@@ -182,7 +182,7 @@ def _prepare_take(order: _Order, threads: int) -> _Result:
     result = _save_videos(take, order, unfinished, threads)
     if result.length:
         take = replace(take, camera_hw=result.sizes)
-        _write_json(unfinished / "annotation.json", _take_to_json(take, range(0, result.length, STRIDE)))
+        write_json(unfinished / "annotation.json", take_to_json(take, range(0, result.length, STRIDE)))
         shutil.rmtree(order.folder, ignore_errors=True)  # what another program left unfinished
         os.replace(unfinished, order.folder)
     else:
@@ -258,7 +258,7 @@ def _original_size(video: Video, saved: Saved, sizes: dict[str, tuple[int, int]]
     return likely if same else saved.hw
 
 
-def _take_to_json(take: Take, sampled: range) -> dict[str, Any]:
+def take_to_json(take: Take, sampled: Sequence[int]) -> dict[str, Any]:
     """The official layout's fields, then those that its script drops; masks that cannot be used are null."""
     lost = {object_id: take.lost_frames.get(object_id, {}) for object_id in take.masks}
     return {
@@ -280,7 +280,7 @@ def _take_to_json(take: Take, sampled: range) -> dict[str, Any]:
     }
 
 
-def _write_json(path: Path, value: object) -> None:
+def write_json(path: Path, value: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
     partial.write_text(json.dumps(value), "utf-8")

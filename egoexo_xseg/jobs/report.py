@@ -15,7 +15,7 @@ from egoexo_xseg.data.metrics import CONFIDENCE_THRESHOLD
 from egoexo_xseg.data.scoring import ScoredSample
 from egoexo_xseg.data.submission import read_submission
 from egoexo_xseg.jobs.evaluate import SIZES, by_take, evaluate, group, resample, scores_of_sums, size_name
-from egoexo_xseg.jobs.pack import pack
+from egoexo_xseg.jobs.pack import packed
 from egoexo_xseg.jobs.page import write_page
 from egoexo_xseg.jobs.published import PUBLISHED, TEST_TAKES
 from egoexo_xseg.jobs.tiles import Results, Spot, describe, draw_tiles, has_frames
@@ -53,10 +53,11 @@ def report(source: Path, annotations: Annotations, out: Path, workers: int | Non
 
     Pictures are drawn where `annotations` are prepared takes. Raises what evaluating the answers raises.
     """
-    answered = source
-    if source.is_dir():
-        answered = out / "submission.json"
-        pack(source, annotations, answered, partial=True)
+    with packed([source], annotations) as (answered,):
+        return _report(source, answered, annotations, out, workers)
+
+
+def _report(source: Path, answered: Path, annotations: Annotations, out: Path, workers: int | None) -> Path:
     samples = {key: own for key, own in evaluate([answered], annotations, workers=workers).samples.items() if own}
     takes = {uid: describe(annotations.unread(uid)) for uid in annotations.take_uids}
     page: dict[str, Any] = {
