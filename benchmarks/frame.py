@@ -36,7 +36,7 @@ Shape = tuple[int, ...]
 EGO_HW, EXO_HW = (448, 448), (448, 796)
 
 
-def attention_operations(query: Shape, key: Shape, value: Shape, *_: object, out_shape: object) -> int:
+def attention_operations(query: Shape, key: Shape, value: Shape, *_: object, **__: object) -> int:
     return sdpa_flop_count(query, key, value)
 
 

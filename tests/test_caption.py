@@ -259,6 +259,13 @@ def test_empty_masks_are_nothing_to_describe(options):
     assert not summary.faults and summary.written == 15
 
 
+def test_a_mask_that_cannot_be_used_is_left_out(options):
+    edit_masks(options.data, "take-a", "Bowl_1 ", "cam02", f0=None)
+    summary = caption(replace(options, per="frame"))
+    assert not summary.faults
+    assert ("take-a", "Bowl_1 ", "cam02", 0) not in {line.key for line in read(options.out)}
+
+
 def test_a_mask_that_vanishes_at_the_frames_size_is_shown_all_the_same(options):
     tiny = np.zeros((48, 48), bool)
     tiny[13, 29] = True

@@ -132,10 +132,10 @@ def iter_questions(take: Take, options: CaptionOptions, notes: list[str]) -> Ite
             continue
         for object_id, pairs in required_keys(take, direction).items():
             for camera, frames in {query: frames for (query, _), frames in pairs.items()}.items():
-                masks = {frame: take.masks[object_id][camera][frame] for frame in frames}
-                areas = {frame: rle_area(mask) for frame, mask in masks.items()}
-                chosen = [frame for frame in frames if areas[frame]]
-                empty = len(frames) - len(chosen)
+                masks = take.masks[object_id][camera]  # without those that cannot be used
+                areas = {frame: rle_area(masks[frame]) for frame in frames if frame in masks}
+                chosen = [frame for frame, area in areas.items() if area]
+                empty = len(areas) - len(chosen)
                 if empty:
                     notes.append(f"take {take.take_uid}, object {object_id!r}, {camera}: {empty} empty masks")
                 if options.per == "object":
