@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,13 +19,45 @@ def weights() -> None:
 
 
 @weights.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 @example("xseg weights list")
-def list_() -> None:
-    """List the published checkpoints, and which of them are here."""
+def list_(as_json: bool) -> None:
+    """List the published checkpoints, and which of them are here.
+
+    Reported scores are IoU as the papers give them, of a split and by a measure that are named beside; the authors'
+    own measure is not the challenge's.
+    """
     from egoexo_xseg.jobs.weights import known_checkpoints
 
-    rows = [(each.name, each.direction, each.what, each.folder or "-") for each in known_checkpoints()]
-    table("Published checkpoints, Apache-2.0, 6.4 GB each", ("Hub id", "direction", "what", "here"), rows)
+    entries = known_checkpoints()
+    if as_json:
+        click.echo(json.dumps([entry.to_json() for entry in entries], indent=1))
+        return
+    columns = ("Hub id", "direction", "what", "download", "licence", "reported IoU", "here")
+    rows = [
+        (
+            each.name,
+            each.published.direction,
+            each.published.what,
+            f"{each.published.gigabytes:.1f} GB",
+            each.published.licence,
+            _reported(each.reported),
+            "yes" if each.folders else "-",
+        )
+        for each in entries
+    ]
+    table("Published checkpoints", columns, rows)
+    for each in entries:
+        for folder in each.folders:
+            click.echo(f"{each.name}: {folder}")
+
+
+def _reported(scores: list[dict[str, Any]]) -> str:
+    """All of one split and measure."""
+    if not scores:
+        return "-"
+    values = " / ".join(f"{score['iou']:.3f}" for score in scores)
+    return f"{values} ({scores[0]['split']}, {scores[0]['measure']})"
 
 
 @weights.command()

@@ -16,7 +16,7 @@ from torch import Tensor
 from egoexo_xseg import __version__
 from egoexo_xseg.errors import CheckpointError
 from egoexo_xseg.model.checkpoint import WORDS, check_weights, iter_translated, read_headers
-from egoexo_xseg.model.hub import cache_home, resolve_model
+from egoexo_xseg.model.hub import model_home, resolve_model
 from egoexo_xseg.model.prompts import PromptBuilder
 from egoexo_xseg.progress import detail, track
 
@@ -43,11 +43,16 @@ def fetch_model(
     if folder == Path(model) or not read_headers(folder).released:
         return folder
     commit, name = folder.name, str(dtype).removeprefix("torch.")
-    target = cache_home() / "models" / str(model).replace("/", "--") / f"{commit}-{name}"
+    target = model_home(str(model)) / f"{commit}-{name}"
     if not target.is_dir():
         detail(f"{model}: translated into {target}")
         translate(folder, target, dtype, {"repository": str(model), "commit": commit})
     return target
+
+
+def find_translations(repository: str) -> list[Path]:
+    """Folders of what `fetch_model` has translated of a repository."""
+    return sorted(folder for folder in model_home(repository).glob("[!.]*") if (folder / ORIGIN).is_file())
 
 
 def read_origin(folder: Path) -> dict[str, str]:
