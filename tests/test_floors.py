@@ -45,6 +45,8 @@ jobs.pictures jobs.charts
 jobs.reliability
 jobs.sample jobs.prepare jobs.predict jobs.calibrate jobs.pack jobs.validate jobs.evaluate jobs.show
 jobs.caption jobs.train_log jobs.weights
+jobs.card
+jobs.push
 api
 jobs.attempt jobs.doctor
 jobs.page jobs.tiles

@@ -1,4 +1,4 @@
-"""Commands about checkpoints: weights list, pull, inspect, convert."""
+"""Commands about checkpoints: weights list, pull, inspect, convert, push."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 import click
 
-from egoexo_xseg.cli.app import FOLDER, Street, cli, example, table
+from egoexo_xseg.cli.app import EXISTING_FILE, EXISTING_FOLDER, FOLDER, Street, cli, example, table
 
 CHECKPOINT = click.argument("model", metavar="PATH|HUB_ID")
 
 
 @cli.group(cls=Street)
 def weights() -> None:
-    """See, fetch and convert checkpoints."""
+    """See, fetch, convert and publish checkpoints."""
 
 
 @weights.command("list")
@@ -132,3 +132,23 @@ def convert(model: str, target: Path, names: str, dtype: str) -> None:
 
     run(resolve_model(model), target, names, dtype)
     click.echo(f"{target}: written")
+
+
+@weights.command()
+@click.argument("folder", metavar="PATH", type=EXISTING_FOLDER)
+@click.argument("repository", metavar="HUB_ID")
+@click.option("--scores", type=EXISTING_FILE, help="What xseg evaluate --json wrote, for the page.")
+@click.option("--private", is_flag=True, help="Let nobody else see the repository.")
+@click.option("--license", "licence", metavar="NAME", default="apache-2.0", show_default=True, help="For the page.")
+@example("xseg weights push RUN/model NAME/my-xseg --scores scores.json --private")
+def push(folder: Path, repository: str, scores: Path | None, private: bool, licence: str) -> None:
+    """Upload a checkpoint to the Hub, with a page that says what it is.
+
+    Weights, configuration, tokenizer, calibration and train.json, in one commit that replaces what an earlier push
+    left there; train.json and calibration.json name the folder of your data as you gave it. The README.md of PATH
+    becomes the page. Where there is none, or with --scores, one is written: size, scores, training, calibration, use.
+    The token of `hf auth login` or of HF_TOKEN must be one that may write.
+    """
+    from egoexo_xseg.jobs.push import push as run
+
+    click.echo(run(folder, repository, scores=scores, licence=licence, private=private))
