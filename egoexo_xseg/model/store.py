@@ -36,7 +36,7 @@ def fetch_model(
     """The folder of a model given as a path or as `owner/name`, ready to be loaded without network or pickle.
 
     A repository in the released names is translated into ours once for each `dtype`, which takes as much disk again
-    (6.4 GB in float32, 3.2 in bfloat16), and kept in `cache_home()`. The commit that a name stood for at the first
+    (5.9 GB in float32, 3.0 in bfloat16), and kept in `cache_home()`. The commit that a name stood for at the first
     use is kept too; `newest` asks the Hub again.
     """
     folder = resolve_model(model, revision, newest=newest)
@@ -67,8 +67,8 @@ def read_origin(folder: Path) -> dict[str, str]:
 def translate(source: Path, target: Path, dtype: torch.dtype, origin: dict[str, str]) -> None:
     """Write a checkpoint of the released names under ours, all of it at once.
 
-    Every name and shape is checked before anything is read; then one file after the other, in memory no more than
-    one of them and 2 GB.
+    Every name and shape is checked before anything is read; then tensor by tensor, in memory no more than 2 GB (pickled
+    weights: and one file).
     """
     headers = read_headers(source)
     check_weights(headers.config, headers.weights, where=source)
