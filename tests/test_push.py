@@ -169,6 +169,21 @@ def test_what_the_hub_refuses_is_one_line_without_the_token(hub, model, monkeypa
     assert said == f"{NAME}: {line}" and TOKEN not in said and not hub.commits
 
 
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [
+        (PermissionError("no"), f"the token may not write there. {OWNER}"),
+        (RuntimeError("no"), "the Hub cannot be reached. Check the connection, and give the command again"),
+    ],
+)
+def test_faults_of_the_fast_transfer(hub, model, monkeypatch, fault, line):
+    def fail(*_args, **_options):
+        raise fault
+
+    monkeypatch.setattr("huggingface_hub.HfApi.preupload_lfs_files", fail)
+    assert error("weights", "push", model, NAME) == f"{NAME}: {line}" and not hub.commits
+
+
 def test_without_token_or_network(hub, model, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(hub_settings, "HF_HUB_OFFLINE", True)

@@ -122,6 +122,14 @@ def test_whatever_is_wrong_with_a_repository_is_one_line(hub, tmp_path, monkeypa
     assert not (tmp_path / "xseg").exists()
 
 
+def test_a_fault_of_the_fast_transfer_is_one_line(hub, monkeypatch):
+    def fail(*_args, **_options):
+        raise RuntimeError("lost")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    assert error("weights", "pull", NAME) == f"{NAME}: {UNREACHED}"
+
+
 def test_large_checkpoints_become_shards(hub, saved, monkeypatch):  # noqa: F811
     from egoexo_xseg.model import store
 

@@ -103,12 +103,12 @@ def _explain(fault: BaseException) -> tuple[str, str]:
     """Problem and remedy. The Hub's own words are left out: they may repeat what was sent, the token too."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-    if isinstance(fault, HfHubHTTPError):
-        status = fault.response.status_code
-        if status == 401:
-            return "the Hub does not accept the token", "Run `hf auth login`, or set HF_TOKEN to another"
-        if status in (403, 404):
-            return "the token may not write there", "Take one with write permission, of an account that owns the name"
+    status = fault.response.status_code if isinstance(fault, HfHubHTTPError) else None
+    if status == 401:
+        return "the Hub does not accept the token", "Run `hf auth login`, or set HF_TOKEN to another"
+    if status in (403, 404) or isinstance(fault, PermissionError):  # the latter from Xet, the Hub's fast transfer
+        return "the token may not write there", "Take one with write permission, of an account that owns the name"
+    if status is not None:
         return f"the Hub answers with status {status}", "Try again later; nothing was changed"
     if isinstance(fault, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set", "Nothing is uploaded without the network"

@@ -57,8 +57,9 @@ def load_checkpoint(
     """The model of a folder, ready to predict, and the writer of its prompts.
 
     Everything is checked by the files' headers before the model is allocated, then read tensor by tensor: the peak is
-    the weights plus one tensor (of pickled weights, plus one file). With `changes` to the configuration, the start of a training, the parts of `FRESH` may
-    be missing and are made anew (PSALM has no fusion; finer region features are an addition).
+    the weights plus one tensor (of pickled weights, plus one file). With `changes` to the configuration, the start of
+    a training, the parts of `FRESH` may be missing and are made anew (PSALM has no fusion; finer region features are
+    an addition).
     """
     headers = read_headers(folder)
     config, found = headers.config, headers.weights

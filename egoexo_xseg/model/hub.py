@@ -136,7 +136,7 @@ def _download(repository: str, revision: str | None, wanted: Sequence[str]) -> s
         remedy = "Check the name; a private one needs `hf auth login`, or HF_TOKEN"
     except RevisionNotFoundError:
         problem, remedy = f"the repository has no revision {revision!r}", "Check the name"
-    except (LocalEntryNotFoundError, HTTPError, OSError) as fault:
+    except (LocalEntryNotFoundError, HTTPError, OSError, RuntimeError) as fault:  # the last from Xet, its fast transfer
         problem = "no such folder, and the repository can neither be reached nor is it in the cache"
         remedy = "Check the connection"
         if isinstance(fault, HfHubHTTPError) and fault.response.status_code == 401:
