@@ -40,14 +40,16 @@ data.predictions data.scoring
 data.foreign
 data.moments
 data.dataset
-jobs.train_state jobs.visibility_fit jobs.manifest jobs.palette
+jobs.train_state jobs.visibility_fit jobs.manifest jobs.palette jobs.published
 jobs.pictures jobs.charts
 jobs.reliability
 jobs.sample jobs.prepare jobs.predict jobs.calibrate jobs.pack jobs.validate jobs.evaluate jobs.show
 jobs.caption jobs.relator jobs.train_log jobs.weights
+jobs.card
+jobs.push
 api
 jobs.attempt jobs.doctor
-jobs.published jobs.page jobs.tiles
+jobs.page jobs.tiles
 jobs.train jobs.analyze jobs.report jobs.compare
 jobs.demo
 jobs.embeddings

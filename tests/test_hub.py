@@ -19,7 +19,9 @@ def test_a_folder_is_itself(tmp_path):
     assert resolve_model(str(tmp_path)) == tmp_path
 
 
-@pytest.mark.parametrize("model", ["weights/none/here", "/nowhere", "../up", "one"])
+@pytest.mark.parametrize(
+    "model", ["weights/none/here", "/nowhere", "../up", "one", "owner/a--b", "owner/.a", "owner/a.git"]
+)
 def test_neither_folder_nor_repository(model):
     with pytest.raises(CheckpointError) as fault:
         resolve_model(model)

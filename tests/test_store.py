@@ -12,12 +12,13 @@ import torch
 from hub_server import COMMIT, Hub, serve
 from safetensors.torch import load_file
 from test_checkpoint import folder, released, same_weights, saved  # noqa: F401 - fixtures
+from test_cli import error
 
 from egoexo_xseg.errors import CheckpointError
 from egoexo_xseg.jobs.weights import inspect
 from egoexo_xseg.model.checkpoint import load_checkpoint
-from egoexo_xseg.model.hub import resolve_model
-from egoexo_xseg.model.store import fetch_model, read_origin
+from egoexo_xseg.model.hub import cache_home, find_cached, resolve_model
+from egoexo_xseg.model.store import fetch_model, find_translations, read_origin
 
 NAME = "owner/name"
 
@@ -50,6 +51,83 @@ def test_translated_once_and_read_without_network_afterwards(hub, saved, tmp_pat
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16, torch.int64} and not hub.asked
     assert fetch_model(NAME, newest=True) == first and hub.asked
     assert not [path for path in first.parent.iterdir() if path.name.startswith(".")]
+
+
+def test_files_that_nobody_wants_are_not_missed_afterwards(hub, released, tmp_path, monkeypatch):  # noqa: F811
+    """As the Hub's own cards are, which are never downloaded."""
+    (released / "README.md").write_text("a card")
+    first = fetch_model(NAME)
+    monkeypatch.setattr(hub_settings, "HF_HUB_OFFLINE", True)
+    hub.asked.clear()
+    assert fetch_model(NAME) == first and not hub.asked
+    download = find_cached(NAME)
+    assert download and download.name == COMMIT and find_translations(NAME) == [first]
+    next(download.glob("*.safetensors")).unlink()
+    assert find_cached(NAME) is None
+
+
+def test_a_renamed_repository_is_found_by_its_old_name(hub, saved):  # noqa: F811
+    hub.renamed = {"owner/old": NAME}
+    assert same_weights(load_checkpoint(fetch_model("owner/old"))[0], load_checkpoint(saved)[0])
+    assert ("GET", f"/api/models/{NAME}/revision/main", "") in hub.asked
+
+
+def test_a_file_that_is_not_the_announced_one_is_deleted(hub, saved):  # noqa: F811
+    for name in ("model-1.safetensors", "config.json"):
+        hub.tampered = {name}
+        with pytest.raises(CheckpointError) as fault:
+            fetch_model(NAME)
+        problem = f"{name} is not the file whose hash the Hub gives. It is deleted here; download it again"
+        assert str(fault.value) == f"{NAME}: {problem}"
+        hub.tampered = set()
+        assert same_weights(load_checkpoint(fetch_model(NAME))[0], load_checkpoint(saved)[0])
+        shutil.rmtree(cache_home())
+        shutil.rmtree(hub_settings.HF_HUB_CACHE)
+
+
+UNREACHED = "no such folder, and the repository can neither be reached nor is it in the cache. Check the connection"
+
+
+@pytest.mark.parametrize(
+    ("state", "line"),
+    [
+        ({"status": 401}, "the Hub does not accept the token. Run `hf auth login`, or set HF_TOKEN to another"),
+        (
+            {"status": 401, "error_code": "RepoNotFound"},
+            "no such folder, and no such repository on the Hub. Check the name; a private one needs `hf auth login`, or HF_TOKEN",
+        ),
+        (
+            {"status": 403, "error_code": "GatedRepo"},
+            "the repository is gated. Ask for access on its page, then run `hf auth login`",
+        ),
+        (
+            {"renamed": {NAME: "owner/gone"}},
+            "no such folder, and no such repository on the Hub. Check the name; a private one needs `hf auth login`, or HF_TOKEN",
+        ),
+        ({"always_broken": {"model-1.safetensors"}}, UNREACHED),
+        (
+            {"tampered": {"model-2.safetensors"}},
+            "model-2.safetensors is not the file whose hash the Hub gives. It is deleted here; download it again",
+        ),
+        ({"offline": True}, UNREACHED),
+    ],
+)
+def test_whatever_is_wrong_with_a_repository_is_one_line(hub, tmp_path, monkeypatch, state, line):
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda _: None)
+    monkeypatch.setattr(hub_download.time, "sleep", lambda _: None)
+    monkeypatch.setattr(hub_settings, "HF_HUB_OFFLINE", state.pop("offline", False))
+    for name, value in state.items():
+        setattr(hub, name, value)
+    assert error("weights", "pull", NAME) == f"{NAME}: {line}"
+    assert not (tmp_path / "xseg").exists()
+
+
+def test_a_fault_of_the_fast_transfer_is_one_line(hub, monkeypatch):
+    def fail(*_args, **_options):
+        raise RuntimeError("lost")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    assert error("weights", "pull", NAME) == f"{NAME}: {UNREACHED}"
 
 
 def test_large_checkpoints_become_shards(hub, saved, monkeypatch):  # noqa: F811
@@ -116,8 +194,16 @@ def test_a_token_is_sent(hub, monkeypatch):
 @pytest.mark.parametrize(
     ("status", "code", "line"),
     [
-        (401, "RepoNotFound", "no such folder, and no such repository on the Hub. Check the name"),
-        (404, "RepoNotFound", "no such folder, and no such repository on the Hub. Check the name"),
+        (
+            401,
+            "RepoNotFound",
+            "no such folder, and no such repository on the Hub. Check the name; a private one needs `hf auth login`, or HF_TOKEN",
+        ),
+        (
+            404,
+            "RepoNotFound",
+            "no such folder, and no such repository on the Hub. Check the name; a private one needs `hf auth login`, or HF_TOKEN",
+        ),
         (403, "GatedRepo", "the repository is gated. Ask for access on its page, then run `hf auth login`"),
         (404, "RevisionNotFound", "the repository has no revision 'v9'. Check the name"),
         (

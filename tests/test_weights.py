@@ -73,13 +73,39 @@ def test_the_released_form_has_no_room_for_other_models(tiny_model, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_list_says_what_is_here(tmp_path, monkeypatch):
-    here = next(iter(KNOWN))
-    monkeypatch.setattr(job, "find_cached", lambda name: tmp_path if name == here else None)
+def test_the_list_says_what_is_known_and_here(tmp_path, monkeypatch):
+    names = list(KNOWN)
+    monkeypatch.setenv("XSEG_CACHE", str(tmp_path))
+    translation = tmp_path / "models" / names[1].replace("/", "--") / "abc-float32"
+    translation.mkdir(parents=True)
+    (translation / "origin.json").write_text("{}")
+    (translation.parent / ".abc-bfloat16.half").mkdir()
+    download = tmp_path / "download"
+    monkeypatch.setattr(job, "find_cached", lambda name: download if name == names[0] else None)
     lines = run("weights", "list").stdout.splitlines()
-    for name in KNOWN:
-        (line,) = (line for line in lines if name in line)
-        assert (str(tmp_path) in line) == (name == here)
+    rows = {name: next(line for line in lines if line.strip().startswith(f"{name} ")) for name in names}
+    for name, row in rows.items():
+        assert KNOWN[name].what in row and "Apache-2.0" in row and " 6.4 GB " in row
+        assert row.rstrip().endswith("yes") == (name in names[:2])
+    assert "0.454 (val, the authors')" in rows[names[0]] and "0.074 / 0.021 (test, the challenge's)" in rows[names[-1]]
+    assert rows["wangzeze/ObjectRelator-Joint"].split()[-2:] == ["-", "-"]
+    assert lines[-2:] == [f"{names[0]}: {download}", f"{names[1]}: {translation}"]
+    values = {value["name"]: value for value in json.loads(run("weights", "list", "--json").stdout)}
+    assert list(values) == names
+    assert values[names[0]] | {"reported": None} == {
+        "name": names[0],
+        "direction": "ego2exo",
+        "what": "trained on all records",
+        "gigabytes": 6.36,
+        "licence": "Apache-2.0",
+        "reported": None,
+        "download": str(download),
+        "translations": [],
+    }
+    assert values[names[0]]["reported"] == [
+        {"direction": "ego2exo", "split": "val", "measure": "the authors'", "iou": 0.454}
+    ]
+    assert values[names[1]]["download"] is None and values[names[1]]["translations"] == [str(translation)]
 
 
 def test_pull_says_where_a_model_lies(tiny_model):

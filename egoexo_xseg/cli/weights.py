@@ -1,30 +1,63 @@
-"""Commands about checkpoints: weights list, pull, inspect, convert."""
+"""Commands about checkpoints: weights list, pull, inspect, convert, push."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
-from egoexo_xseg.cli.app import FOLDER, Street, cli, example, table
+from egoexo_xseg.cli.app import EXISTING_FILE, EXISTING_FOLDER, FOLDER, Street, cli, example, table
 
 CHECKPOINT = click.argument("model", metavar="PATH|HUB_ID")
 
 
 @cli.group(cls=Street)
 def weights() -> None:
-    """See, fetch and convert checkpoints."""
+    """See, fetch, convert and publish checkpoints."""
 
 
 @weights.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 @example("xseg weights list")
-def list_() -> None:
-    """List the published checkpoints, and which of them are here."""
+def list_(as_json: bool) -> None:
+    """List the published checkpoints, and which of them are here.
+
+    Reported scores are IoU as the papers give them, of a split and by a measure that are named beside; the authors'
+    own measure is not the challenge's.
+    """
     from egoexo_xseg.jobs.weights import known_checkpoints
 
-    rows = [(each.name, each.direction, each.what, each.folder or "-") for each in known_checkpoints()]
-    table("Published checkpoints, Apache-2.0, 6.4 GB each", ("Hub id", "direction", "what", "here"), rows)
+    entries = known_checkpoints()
+    if as_json:
+        click.echo(json.dumps([entry.to_json() for entry in entries], indent=1))
+        return
+    columns = ("Hub id", "direction", "what", "download", "licence", "reported IoU", "here")
+    rows = [
+        (
+            each.name,
+            each.published.direction,
+            each.published.what,
+            f"{each.published.gigabytes:.1f} GB",
+            each.published.licence,
+            _reported(each.reported),
+            "yes" if each.folders else "-",
+        )
+        for each in entries
+    ]
+    table("Published checkpoints", columns, rows)
+    for each in entries:
+        for folder in each.folders:
+            click.echo(f"{each.name}: {folder}")
+
+
+def _reported(scores: list[dict[str, Any]]) -> str:
+    """All of one split and measure."""
+    if not scores:
+        return "-"
+    values = " / ".join(f"{score['iou']:.3f}" for score in scores)
+    return f"{values} ({scores[0]['split']}, {scores[0]['measure']})"
 
 
 @weights.command()
@@ -101,3 +134,23 @@ def convert(model: str, target: Path, names: str, dtype: str) -> None:
 
     run(resolve_model(model), target, names, dtype)
     click.echo(f"{target}: written")
+
+
+@weights.command()
+@click.argument("folder", metavar="PATH", type=EXISTING_FOLDER)
+@click.argument("repository", metavar="HUB_ID")
+@click.option("--scores", type=EXISTING_FILE, help="What xseg evaluate --json wrote, for the page.")
+@click.option("--private", is_flag=True, help="Let nobody else see the repository.")
+@click.option("--license", "licence", metavar="NAME", default="apache-2.0", show_default=True, help="For the page.")
+@example("xseg weights push RUN/model NAME/my-xseg --scores scores.json --private")
+def push(folder: Path, repository: str, scores: Path | None, private: bool, licence: str) -> None:
+    """Upload a checkpoint to the Hub, with a page that says what it is.
+
+    Weights, configuration, tokenizer, calibration and train.json, in one commit that replaces what an earlier push
+    left there; train.json and calibration.json name the folder of your data as you gave it. The README.md of PATH
+    becomes the page. Where there is none, or with --scores, one is written: size, scores, training, calibration, use.
+    The token of `hf auth login` or of HF_TOKEN must be one that may write.
+    """
+    from egoexo_xseg.jobs.push import push as run
+
+    click.echo(run(folder, repository, scores=scores, licence=licence, private=private))

@@ -208,7 +208,7 @@ def _packages() -> list[Finding]:
 def _models() -> list[Finding]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    here = [each.name for each in known_checkpoints() if each.folder]
+    here = [each.name for each in known_checkpoints() if each.folders]
     place = Path(HF_HUB_CACHE)
     free = shutil.disk_usage(_existing(place)).free / GB
     need = 4 * FULL_SIZE / GB

@@ -6,8 +6,9 @@ import json
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import save_torch_state_dict
@@ -15,6 +16,7 @@ from huggingface_hub import save_torch_state_dict
 from egoexo_xseg.data.annotations import read_json
 from egoexo_xseg.data.visibility import FILE_NAME, read_calibration
 from egoexo_xseg.errors import CheckpointError, XsegError
+from egoexo_xseg.jobs.published import REPORTED
 from egoexo_xseg.model.checkpoint import (
     WORDS,
     check_weights,
@@ -25,9 +27,9 @@ from egoexo_xseg.model.checkpoint import (
     weight_files,
 )
 from egoexo_xseg.model.configuration import CrossViewConfig
-from egoexo_xseg.model.hub import KNOWN, find_cached
+from egoexo_xseg.model.hub import KNOWN, Published, find_cached
 from egoexo_xseg.model.released import to_released
-from egoexo_xseg.model.store import read_origin
+from egoexo_xseg.model.store import find_translations, read_origin
 
 PARTS = {
     "swin": "image tower (Swin)",
@@ -123,17 +125,32 @@ def _provenance(folder: Path) -> dict[str, object]:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A checkpoint that can be named: `folder` is where it lies on this machine, None if it does not."""
+    """A published checkpoint, what is reported of it, and where it lies on this machine, if it does."""
 
     name: str
-    direction: str
-    what: str
-    folder: Path | None
+    published: Published
+    reported: list[dict[str, Any]]
+    download: Path | None
+    translations: list[Path]
+
+    @property
+    def folders(self) -> list[Path]:
+        return [self.download, *self.translations] if self.download else self.translations
+
+    def to_json(self) -> dict[str, object]:
+        here = {
+            "download": str(self.download) if self.download else None,
+            "translations": [str(folder) for folder in self.translations],
+        }
+        return {"name": self.name, **asdict(self.published), "reported": self.reported, **here}
 
 
 def known_checkpoints() -> list[Entry]:
-    """The published ones, and whether they have been downloaded."""
-    return [Entry(name, direction, what, find_cached(name)) for name, (direction, what) in KNOWN.items()]
+    """The published ones, and what of them is here."""
+    return [
+        Entry(name, published, REPORTED.get(name, []), find_cached(name), find_translations(name))
+        for name, published in KNOWN.items()
+    ]
 
 
 def convert(source: Path, target: Path, names: str = "xseg", dtype: str = "float32") -> None:

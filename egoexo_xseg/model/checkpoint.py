@@ -56,9 +56,10 @@ def load_checkpoint(
 ) -> tuple[CrossViewModel, PromptBuilder]:
     """The model of a folder, ready to predict, and the writer of its prompts.
 
-    Everything is checked by the files' headers before the model is allocated, then read shard by shard: the peak is
-    the weights plus one shard. With `changes` to the configuration, the start of a training, the parts of `FRESH` may
-    be missing and are made anew (PSALM has no fusion; finer region features are an addition).
+    Everything is checked by the files' headers before the model is allocated, then read tensor by tensor: the peak is
+    the weights plus one tensor (of pickled weights, plus one file). With `changes` to the configuration, the start of
+    a training, the parts of `FRESH` may be missing and are made anew (PSALM has no fusion; finer region features are
+    an addition).
     """
     headers = read_headers(folder)
     config, found = headers.config, headers.weights
@@ -108,7 +109,7 @@ def read_headers(folder: Path) -> Headers:
 
 
 def iter_translated(folder: Path, headers: Headers | None = None) -> Iterator[tuple[str, Tensor]]:
-    """A folder's weights by our names, one by one, so that no more than a file lies in memory."""
+    """A folder's weights by our names, one by one, so that no more than one (pickled: than a file) lies in memory."""
     headers = headers or read_headers(folder)
     heads = headers.config.language.num_attention_heads if headers.released else None
     for path in weight_files(folder):
@@ -233,7 +234,8 @@ def _iter_weights(path: Path, headers_only: bool = False) -> Iterator[tuple[str,
     """Name and tensor, one by one; of headers, tensors without memory."""
     try:
         if path.suffix == ".safetensors":
-            with safe_open(path, "pt") as file:
+            # Not by mapping the file, whose pages would count as memory beside the model's own.
+            with safe_open(path, "pt", backend="pread") as file:
                 for name in file.keys():  # noqa: SIM118 - not a mapping
                     if headers_only:
                         part = file.get_slice(name)

@@ -16,7 +16,7 @@ from torch import Tensor
 from egoexo_xseg import __version__
 from egoexo_xseg.errors import CheckpointError
 from egoexo_xseg.model.checkpoint import WORDS, check_weights, iter_translated, read_headers
-from egoexo_xseg.model.hub import cache_home, resolve_model
+from egoexo_xseg.model.hub import model_home, resolve_model
 from egoexo_xseg.model.prompts import PromptBuilder
 from egoexo_xseg.progress import detail, track
 
@@ -36,18 +36,23 @@ def fetch_model(
     """The folder of a model given as a path or as `owner/name`, ready to be loaded without network or pickle.
 
     A repository in the released names is translated into ours once for each `dtype`, which takes as much disk again
-    (6.4 GB in float32, 3.2 in float16), and kept in `cache_home()`. The commit that a name stood for at the first
+    (5.9 GB in float32, 3.0 in float16), and kept in `cache_home()`. The commit that a name stood for at the first
     use is kept too; `newest` asks the Hub again.
     """
     folder = resolve_model(model, revision, newest=newest)
     if folder == Path(model) or not read_headers(folder).released:
         return folder
     commit, name = folder.name, str(dtype).removeprefix("torch.")
-    target = cache_home() / "models" / str(model).replace("/", "--") / f"{commit}-{name}"
+    target = model_home(str(model)) / f"{commit}-{name}"
     if not target.is_dir():
         detail(f"{model}: translated into {target}")
         translate(folder, target, dtype, {"repository": str(model), "commit": commit})
     return target
+
+
+def find_translations(repository: str) -> list[Path]:
+    """Folders of what `fetch_model` has translated of a repository."""
+    return sorted(folder for folder in model_home(repository).glob("[!.]*") if (folder / ORIGIN).is_file())
 
 
 def read_origin(folder: Path) -> dict[str, str]:
@@ -62,8 +67,8 @@ def read_origin(folder: Path) -> dict[str, str]:
 def translate(source: Path, target: Path, dtype: torch.dtype, origin: dict[str, str]) -> None:
     """Write a checkpoint of the released names under ours, all of it at once.
 
-    Every name and shape is checked before anything is read; then one file after the other, in memory no more than
-    one of them and 2 GB.
+    Every name and shape is checked before anything is read; then tensor by tensor, in memory no more than 2 GB (pickled
+    weights: and one file).
     """
     headers = read_headers(source)
     check_weights(headers.config, headers.weights, where=source)
