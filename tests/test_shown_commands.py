@@ -8,11 +8,13 @@ import re
 import shlex
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 import numpy as np
 import pytest
+import torch
 from click.core import ParameterSource
 from PIL import Image
 from test_cli import run
@@ -50,19 +52,23 @@ untrained, and not the shipped one: its predictions are not to be taken for that
 ELSEWHERE = {"make": "by .ci/run and the test of the demo", "pip": "by make", "python": "by hand: they train for hours"}
 """Programs that the pages show and others run."""
 
+SAMPLE = ("sample", "RAW", "--seed", "7", "--takes", "2", "--split", "val")
+"""Makes the recordings of all pages: one take of two seconds instead of two of twelve."""
+
 RECIPE = {"steps": 1, "batch_size": 1, "num_points": 64}
 LAYOUTS = {"RAW": "RAW", "DATA": "DATA", "PREDICTIONS": "PRED", "OUT": "stage2"}
 """What docs/formats.md calls folders, and docs/guide.md."""
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory, tiny_model) -> Path:
+def world(tmp_path_factory, tiny_model) -> Iterator[Path]:
     """One take of two seconds, which is all of three splits, and what is made of it; models under every name."""
-    world = tmp_path_factory.mktemp("world")
+    world, threads = tmp_path_factory.mktemp("world"), torch.get_num_threads()
+    torch.set_num_threads(1)  # so little work is not worth sharing
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(world)
         patch.setattr(sampling, "SECONDS", range(2, 3))
-        succeed("sample", "RAW", "--seed", "7", "--takes", "1", "--split", "val")
+        succeed(*["1" if word == "2" else word for word in SAMPLE])
         annotations = world / "RAW" / "annotations"
         splits = json.loads((world / "RAW" / "split.json").read_bytes())
         for split in ("test", "train"):
@@ -86,7 +92,8 @@ def world(tmp_path_factory, tiny_model) -> Path:
         write_pictures()
         shutil.copytree("tiny", "START")
         Path("RECIPE").write_text(json.dumps(RECIPE))
-    return world
+    yield world
+    torch.set_num_threads(threads)
 
 
 def write_pictures() -> None:
@@ -134,7 +141,6 @@ def play(world, tmp_path_factory):
                     (shutil.copytree if whole.is_dir() else shutil.copyfile)(whole, folder / name)
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(folder)
-                patch.setattr(sampling, "SECONDS", range(2, 3))
                 for language, block in code_blocks(page):
                     if language == "python":
                         exec(compile(block, page, "exec"), {"__name__": "__main__"})
@@ -159,13 +165,11 @@ def follow_block(block: str, world: Path) -> None:
     for folder in {words[words.index("--out") + 1] for _, *words in lines if "predict" in words}:
         shutil.rmtree(folder, ignore_errors=True)
     for program, *words in lines:
-        if program == "egoexo":
-            shutil.copytree(world / words[words.index("-o") + 1], words[words.index("-o") + 1])
+        if program == "egoexo" or tuple(words) == SAMPLE:
+            shutil.copytree(world / "RAW", "RAW")
         elif program == "torchrun":
             follow_torchrun(words)
         elif program == "xseg":
-            if words[0] == "sample":
-                words[words.index("--takes") + 1] = "1"
             succeed(*words)
         else:
             assert program in ELSEWHERE
@@ -198,7 +202,12 @@ def follow_torchrun(words: list[str]) -> None:
     count = int(options[1]) if line[0] == "predict" else 1
     for rank in range(count):
         with pytest.MonkeyPatch.context() as patch:
-            for name, value in {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "TORCHELASTIC_RUN_ID": 1}.items():
+            for name, value in {
+                "RANK": rank,
+                "LOCAL_RANK": rank,
+                "WORLD_SIZE": count,
+                "TORCHELASTIC_RUN_ID": 1,
+            }.items():
                 patch.setenv(name, str(value))
             succeed(*line)
 
