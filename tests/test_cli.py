@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from egoexo_xseg import __version__
 from egoexo_xseg.cli import cli
+from egoexo_xseg.cli.app import spread
 
 COMMANDS = {
     (name, *inner): found
@@ -110,7 +111,15 @@ def test_exit_codes(monkeypatch, tmp_path):
     monkeypatch.setattr(cli.commands["weights"].commands["list"], "callback", interrupt)
     result = run("weights", "list")
     assert result.exit_code == 130
-    assert result.stderr == "Error: Interrupted. The same command continues where it stopped.\n"
+    assert result.stderr.strip() == "Error: Interrupted. The same command continues where it stopped."
+
+
+def test_processes_of_torchrun_share_a_shard(monkeypatch):
+    assert spread((2, 4), "cpu") == ((2, 4), "cpu")
+    for name, value in {"TORCHELASTIC_RUN_ID": "1", "RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "8"}.items():
+        monkeypatch.setenv(name, value)
+    assert spread((1, 1), "cpu") == ((4, 8), "cpu")
+    assert spread((2, 4), "cpu") == ((12, 32), "cpu")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
