@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 
 import click
 import pytest
+from click.shell_completion import BashComplete
 from click.testing import CliRunner
 
 from egoexo_xseg import __version__
 from egoexo_xseg.cli import cli
+from egoexo_xseg.cli.app import spread
 
 COMMANDS = {
     (name, *inner): found
@@ -96,6 +100,53 @@ def test_missing_folder(tmp_path):
     assert error("prepare", tmp_path / "nowhere", tmp_path / "data") == (
         f"Invalid value for 'RAW|RECORDS...': Path '{tmp_path / 'nowhere'}' does not exist. See xseg prepare --help."
     )
+
+
+def test_exit_codes(monkeypatch, tmp_path):
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    assert run("--version").exit_code == 0
+    assert error("weights", "inspect", tmp_path).startswith(f"{tmp_path}: ")  # 1, as for what is mistyped
+    monkeypatch.setattr(cli.commands["weights"].commands["list"], "callback", interrupt)
+    result = run("weights", "list")
+    assert result.exit_code == 130
+    assert result.stderr.strip() == "Error: Interrupted. The same command continues where it stopped."
+
+
+def test_processes_of_torchrun_share_a_shard(monkeypatch):
+    assert spread((2, 4), "cpu") == ((2, 4), "cpu")
+    for name, value in {"TORCHELASTIC_RUN_ID": "1", "RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "8"}.items():
+        monkeypatch.setenv(name, value)
+    assert spread((1, 1), "cpu") == ((4, 8), "cpu")
+    assert spread((2, 4), "cpu") == ((12, 32), "cpu")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion(shell, monkeypatch):
+    monkeypatch.setenv("_XSEG_COMPLETE", f"{shell}_source")
+    monkeypatch.setattr(BashComplete, "_check_version", staticmethod(lambda: None))  # asks the bash of this machine
+    script = run()
+    assert script.exit_code == 0 and f"_XSEG_COMPLETE={shell}_complete" in script.stdout
+    monkeypatch.setenv("_XSEG_COMPLETE", f"{shell}_complete")
+    monkeypatch.setenv("COMP_WORDS", "xseg pre")
+    monkeypatch.setenv("COMP_CWORD", "pre" if shell == "fish" else "1")
+    assert {"prepare", "predict"} <= set(re.findall("pre[a-z]+", run().stdout))
+
+
+@pytest.mark.parametrize("no_colour", [False, True])
+def test_bars_have_colours_unless_told(no_colour):
+    """On a terminal; elsewhere nothing is drawn."""
+    code = "from egoexo_xseg.progress import track; list(track(range(2), 'Counting', total=2))"
+    reader, terminal = os.openpty()
+    env = {**os.environ, "TERM": "xterm-256color", **({"NO_COLOR": "1"} if no_colour else {})}
+    subprocess.run([sys.executable, "-c", code], stderr=terminal, env=env, check=True)
+    os.close(terminal)
+    drawn = os.read(reader, 1 << 16).decode()
+    os.close(reader)
+    assert "Counting" in drawn and bool(re.search(r"\x1b\[[\d;]*3[0-8]", drawn)) is not no_colour
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, env=env, check=True)
+    assert told.stdout == told.stderr == b""
 
 
 def test_help_imports_nothing_heavy():
