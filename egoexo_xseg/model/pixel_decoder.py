@@ -165,7 +165,7 @@ class EncoderLayer(nn.Module):
         self, x: Float[Tensor, "B T C"], positions: Float[Tensor, "T C"], sizes: Sizes
     ) -> Float[Tensor, "B T C"]:
         x = self.norm1(x + self.self_attn(x + positions, x, sizes))
-        return self.norm2(x + self.linear2(F.relu(self.linear1(x))))
+        return self.norm2(x + self.linear2(F.relu(self.linear1(x), inplace=True)))
 
 
 class Encoder(nn.Module):

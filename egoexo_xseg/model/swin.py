@@ -82,7 +82,7 @@ class WindowAttention(nn.Module):
 
     def bias(self) -> Float[Tensor, "heads A A"]:
         index = position_index(self.window_size, self.relative_position_bias_table.device)
-        return self.relative_position_bias_table[index].permute(2, 0, 1)  # (heads, A, A)
+        return self.relative_position_bias_table[index].permute(2, 0, 1).contiguous()  # (heads, A, A)
 
     def forward(self, x: Float[Tensor, "BM A C"], mask: Float[Tensor, "M A A"] | None) -> Float[Tensor, "BM A C"]:
         """Attend within windows, image by image; `mask` is that of a shifted map, the same for every image."""
