@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import subprocess
@@ -14,7 +15,7 @@ from click.testing import CliRunner
 
 from egoexo_xseg import __version__
 from egoexo_xseg.cli import cli
-from egoexo_xseg.cli.app import spread
+from egoexo_xseg.cli.app import report_faults, spread
 
 COMMANDS = {
     (name, *inner): found
@@ -175,3 +176,13 @@ def test_light_modules_import_no_torch():
     code = f"import sys, {names}\nsys.exit('torch came along' if 'torch' in sys.modules else 0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_long_lists_of_faults_are_whole_under_verbose(capsys, caplog):
+    faults = [f"fault {number}" for number in range(12)]
+    report_faults(faults, "things are wrong")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["12 things are wrong:", *(f"  {own}" for own in faults[:10]), "  ... and 2 more (-v lists them)"]
+    caplog.set_level(logging.INFO, logger="egoexo_xseg")
+    report_faults(faults, "things are wrong")
+    assert capsys.readouterr().err.splitlines() == ["12 things are wrong:", *(f"  {own}" for own in faults)]

@@ -112,8 +112,10 @@ def fail(line: str, code: int = 1) -> None:
 
 
 def report_faults(faults: Iterable[object], what: str, shown: int = 10) -> None:
-    """The first of some faults on standard error, and how many there were."""
+    """The first of some faults on standard error, or all under `-v`, and how many there were."""
     lines = [str(fault) for fault in faults]
+    if logging.getLogger("egoexo_xseg").isEnabledFor(logging.INFO):
+        shown = len(lines)
     if lines:
         click.echo(f"{len(lines)} {what}:", err=True)
     for line in lines[:shown]:

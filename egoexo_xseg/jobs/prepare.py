@@ -15,7 +15,7 @@ from egoexo_xseg.data.annotations import NAME, Fault, Take, UnreadTake, likely_s
 from egoexo_xseg.data.videos import SMALL, STRIDE, Saved, Video, save_frames
 from egoexo_xseg.errors import AnnotationError, MediaError
 from egoexo_xseg.parallel import map_ahead, map_processes
-from egoexo_xseg.progress import detail, track
+from egoexo_xseg.progress import track
 from egoexo_xseg.records import is_ego
 
 COLOUR_STREAM = "_214-1"
@@ -123,8 +123,6 @@ def prepare(
             summary.add(result)
     if unknown:
         raise AnnotationError(f"no take {min(unknown)!r} here", where=raw / "annotations")
-    for line in [*summary.skipped, *summary.notes, *map(str, summary.faults)]:
-        detail(line)
     return summary
 
 

@@ -18,7 +18,7 @@ from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.errors import AnnotationError
 from egoexo_xseg.jobs.prepare import merge_split, take_to_json, write_json
 from egoexo_xseg.masks import Rle, mask_to_rle, resize_nearest, rle_area, rle_to_mask
-from egoexo_xseg.progress import detail, track
+from egoexo_xseg.progress import track
 from egoexo_xseg.records import Direction, is_ego
 
 # From records
@@ -119,8 +119,6 @@ def prepare_records(
             summary.pictures += len(plan.pictures)
     merge_split(data, split, [plan.take_uid for plan in plans])
     summary.captions = _write_captions(plans, data / f"captions-{split}.jsonl")
-    for line in summary.notes:
-        detail(line)
     return summary
 
 
