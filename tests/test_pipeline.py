@@ -147,8 +147,12 @@ def test_demo(tmp_path, monkeypatch):
     monkeypatch.setattr(job, "TAKES", 1)
     result = run("demo", tmp_path / "demo")
     assert result.exit_code == 0, result.output
-    assert "xseg predict --direction both" in result.stdout and "Scores" in result.stdout
+    assert (
+        "xseg caption" in result.stdout
+        and "xseg predict --direction both" in result.stdout
+        and "Scores" in result.stdout
+    )
     made = {path.name for path in (tmp_path / "demo").iterdir()}
-    assert made == {"raw", "data", "predictions", "submission.json", "submission.manifest.json", "scores.json", "pictures", "overview.png", "report"}  # fmt: skip
+    assert made == {"raw", "data", "captions.jsonl", "captions.manifest.json", "predictions", "submission.json", "submission.manifest.json", "scores.json", "pictures", "overview.png", "report"}  # fmt: skip
     again = run("demo", tmp_path / "demo")
     assert again.exit_code == 0 and "xseg sample" not in again.stdout

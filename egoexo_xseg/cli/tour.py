@@ -53,9 +53,9 @@ def try_(
 def demo(folder: Path) -> None:
     """Walk the whole way on made-up recordings.
 
-    Makes two sample takes, prepares them, predicts both directions with the model in weights/, packs and validates the
-    submission, scores it, draws pictures and a report, all in DIR. Needs no network; takes about a minute on two
-    processors.
+    Makes two sample takes, prepares them, describes their objects and predicts both directions with the models in
+    weights/, packs and validates the submission, scores it, draws pictures and a report, all in DIR. Needs no network;
+    takes about a minute on two processors.
     """
     from egoexo_xseg.jobs.demo import demo as run
 

@@ -1,4 +1,4 @@
-"""The whole way on made-up recordings, with the model that comes along."""
+"""The whole way on made-up recordings, with the models that come along."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from egoexo_xseg.data.annotations import open_annotations
+from egoexo_xseg.data.captions import Captions
 from egoexo_xseg.errors import CheckpointError, SubmissionError
+from egoexo_xseg.jobs.caption import CaptionOptions, caption
 from egoexo_xseg.jobs.evaluate import Evaluation, evaluate, write_scores
 from egoexo_xseg.jobs.pack import pack
 from egoexo_xseg.jobs.pictures import contact_sheet
@@ -21,7 +23,7 @@ from egoexo_xseg.jobs.validate import validate
 from egoexo_xseg.records import Direction
 
 SEED, TAKES, SPLIT = 7, 2, "val"
-MODEL = Path(__file__).parents[2] / "weights" / "xseg-tiny"
+WEIGHTS = Path(__file__).parents[2] / "weights"
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,16 @@ class DemoResult:
     untrained: bool
 
 
-def demo(folder: Path, say: Callable[[str], object], model: Path = MODEL) -> DemoResult:
-    """Sample, prepare, predict, pack, validate, evaluate, show, report; `say` receives each step as its command.
+def demo(folder: Path, say: Callable[[str], object], weights: Path = WEIGHTS) -> DemoResult:
+    """From a sample to a report; `say` receives each step as its command.
 
     Run again, it continues: what was written whole is not done twice.
     """
-    if not model.is_dir():
-        raise CheckpointError(
-            "the demo's model is not there", where=model, remedy="Run it in a clone of the repository"
-        )
+    model, captioner = weights / "xseg-tiny", weights / "captioner-tiny"
+    for needed in (model, captioner):
+        if not needed.is_dir():
+            problem = "the demo's model is not there"
+            raise CheckpointError(problem, where=needed, remedy="Run it in a clone of the repository")
     raw, data, predictions, submission = (folder / name for name in ("raw", "data", "predictions", "submission.json"))
     annotations = raw / "annotations" / f"relations_{SPLIT}.json"
     if not annotations.is_file():
@@ -49,8 +52,14 @@ def demo(folder: Path, say: Callable[[str], object], model: Path = MODEL) -> Dem
         write_sample(raw, seed=SEED, takes=TAKES, split=SPLIT)
     say(f"xseg prepare {raw} {data} --split {SPLIT}")
     prepare(raw, data, split=SPLIT)
-    say(f"xseg predict --direction both --data {data} --split {SPLIT} --model {model} --out {predictions}")
-    predict(PredictOptions(data, predictions, None, str(model), split=SPLIT, device="cpu"))
+    captions = folder / "captions.jsonl"
+    say(f"xseg caption --data {data} --split {SPLIT} --model {captioner} --out {captions}")
+    caption(CaptionOptions(data, captions, str(captioner), split=SPLIT, device="cpu"))
+    say(
+        f"xseg predict --direction both --data {data} --split {SPLIT} --model {model} --captions {captions} "
+        f"--out {predictions}"
+    )
+    predict(PredictOptions(data, predictions, None, str(model), split=SPLIT, captions=captions, device="cpu"))
     say(f"xseg pack {submission} --predictions {predictions} --data {data} --split {SPLIT}")
     pack(predictions, open_annotations(data, split=SPLIT), submission)
     say(f"xseg validate {submission} --annotations {annotations}")
@@ -61,9 +70,9 @@ def demo(folder: Path, say: Callable[[str], object], model: Path = MODEL) -> Dem
     say(f"xseg evaluate {submission} --annotations {annotations} --json {folder / 'scores.json'}")
     evaluation = evaluate([submission], open_annotations(annotations))
     write_scores(evaluation, folder / "scores.json")
-    say(f"xseg show {predictions} --data {data} --split {SPLIT} --out {folder / 'pictures'}")
+    say(f"xseg show {predictions} --data {data} --split {SPLIT} --captions {captions} --out {folder / 'pictures'}")
     answers, prepared = Answerer(predictions), open_annotations(data, split=SPLIT)
-    records = load_shown(choose(answers, prepared, 8, "spread"), answers, prepared)
+    records = load_shown(choose(answers, prepared, 8, "spread"), answers, prepared, Captions.read(captions))
     show(records, folder / "pictures")
     both = [[record for record in records if record.direction is direction][:2] for direction in Direction]
     contact_sheet([record for own in both for record in own], folder / "overview.png")
@@ -72,6 +81,7 @@ def demo(folder: Path, say: Callable[[str], object], model: Path = MODEL) -> Dem
     places = [
         ("raw/", "recordings in the layout of the release: videos, takes.json, annotations"),
         ("data/", "prepared takes: one JPEG a second and camera, annotation.json"),
+        ("captions.jsonl", "what each query object looks like, in words"),
         ("predictions/", "masks, visibility and scores, a line each"),
         ("submission.json", f"the challenge's file: {sum(check.predictions.values())} predictions, valid"),
         ("scores.json", "the official scores"),
