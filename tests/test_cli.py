@@ -104,7 +104,7 @@ def test_missing_folder(tmp_path):
 
 
 def test_exit_codes(monkeypatch, tmp_path):
-    def interrupt() -> None:
+    def interrupt(**_: object) -> None:
         raise KeyboardInterrupt
 
     assert run("--version").exit_code == 0

@@ -5,16 +5,13 @@ from __future__ import annotations
 import io
 import json
 import pickle
-import re
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import CAMERAS, EGO
 from PIL import Image
 from test_cli import error, run
-from test_docs import command_lines
 from test_pack import annotations, predictions, square  # noqa: F401 - fixtures
 
 from egoexo_xseg.data.foreign import ForeignAnswers
@@ -295,16 +292,3 @@ def test_masks_of_another_size_keep_their_place(tmp_path):
     row = PLACE | {"pred_mask": mask_to_rle(large).to_json()}
     (found,) = read(tmp_path, row).of_take(Direction.EGO_EXO, "t", {}, {"cam01": hw}).values()
     assert rle_area(found.mask) == hw[0] * hw[1] // 4 and rle_to_mask(found.mask)[hw[0] // 2 :, hw[1] // 2 :].all()
-
-
-def test_the_pages_example_runs(data, tmp_path, monkeypatch):
-    page = (Path(__file__).parents[1] / "docs" / "methods.md").read_text("utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "DATA").symlink_to(data)
-    exec(compile(code, "methods.md", "exec"), {})
-    lines = [line for line in command_lines(Path(__file__).parents[1] / "docs" / "methods.md") if "--from" in line]
-    (line,) = (line.replace("answers.jsonl", "mine/answers.jsonl").split()[1:] for line in lines)
-    result = run(*line)
-    assert result.exit_code == 0, result.output
-    assert run("evaluate", "submission.json", "--annotations", "DATA", "--split", "val").exit_code == 0

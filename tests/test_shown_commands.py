@@ -169,6 +169,8 @@ def follow_block(block: str, world: Path) -> None:
             shutil.copytree(world / "RAW", "RAW")
         elif program == "torchrun":
             follow_torchrun(words)
+        elif words[:2] == ["weights", "push"]:  # tests/test_push.py has a Hub to send it to
+            cli.commands["weights"].commands["push"].make_context("xseg", words[2:])
         elif program == "xseg":
             succeed(*words)
         else:
