@@ -15,7 +15,7 @@ from jaxtyping import Bool
 from egoexo_xseg.data.images import MAX_PIXELS, read_labels
 from egoexo_xseg.data.pairs import Required
 from egoexo_xseg.data.predictions import Key
-from egoexo_xseg.data.submission import pair_key, read_submission
+from egoexo_xseg.data.submission import file_digest, pair_key, read_submission
 from egoexo_xseg.errors import MaskError, PredictionError, XsegError
 from egoexo_xseg.masks import Rle, mask_to_rle, resize_nearest, rle_area, rle_to_mask
 from egoexo_xseg.records import Direction, Prediction, is_ego
@@ -32,6 +32,7 @@ Row = tuple[Path, str, Mapping[str, Any]]
 class ForeignAnswers:
     """Files of answers; `resized` and `judged` count masks of another size and confidences that were not given."""
 
+    paths: Sequence[Path]
     rows: dict[tuple[Direction, str], list[Row]] = field(default_factory=dict)
     """Of lists, by direction and take."""
     results: dict[Direction, tuple[Path, dict[str, Any]]] = field(default_factory=dict)
@@ -45,7 +46,7 @@ class ForeignAnswers:
 
         The baselines write a file for each direction.
         """
-        answers = cls()
+        answers = cls(paths)
         for path in paths:
             if path.suffix == ".jsonl":
                 answers._add_lines(path)
@@ -64,6 +65,18 @@ class ForeignAnswers:
                 raise PredictionError(f"an answer needs {', '.join(NAMES)} and frame", where=place)
             direction = Direction.EGO_EXO if is_ego(names[2]) else Direction.EXO_EGO
             self.rows.setdefault((direction, names[0]), []).append(line)
+
+    @property
+    def where(self) -> str:
+        return ", ".join(map(str, self.paths))
+
+    def origin(self) -> list[dict[str, str]]:
+        """The files and their hashes, for the submission's manifest."""
+        return [{"file": str(path), "sha256": file_digest(path)} for path in self.paths]
+
+    def lost_shards(self) -> list[tuple[Direction, str]]:
+        """None that are known of."""
+        return []
 
     @property
     def directions(self) -> list[Direction]:

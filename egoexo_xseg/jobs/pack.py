@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -17,8 +16,8 @@ from egoexo_xseg import __version__
 from egoexo_xseg.data.annotations import Annotations, Take
 from egoexo_xseg.data.foreign import ForeignAnswers
 from egoexo_xseg.data.pairs import Required, required_keys
-from egoexo_xseg.data.predictions import lost_shards, predicted_directions, read_take_predictions
-from egoexo_xseg.data.submission import Answers, SubmissionWriter, written_whole
+from egoexo_xseg.data.predictions import Key, lost_shards, predicted_directions, read_take_predictions
+from egoexo_xseg.data.submission import Answers, SubmissionWriter, file_digest, written_whole
 from egoexo_xseg.errors import SubmissionError
 from egoexo_xseg.jobs.manifest import MANIFEST, read_manifest
 from egoexo_xseg.masks import Rle, mask_to_rle, scored_hw
@@ -69,13 +68,12 @@ def pack(
     lacks a direction, or takes of the split that are not prepared. Instead of a folder, `predictions` may be files of
     another method (`ForeignAnswers`).
     """
-    foreign = None if isinstance(predictions, Path) else ForeignAnswers.read(predictions)
-    found = foreign.directions if foreign else predicted_directions(predictions)
-    where = predictions if isinstance(predictions, Path) else ", ".join(map(str, predictions))
+    source = FolderAnswers(predictions) if isinstance(predictions, Path) else ForeignAnswers.read(predictions)
+    found = source.directions
     absent = [direction.value for direction in Direction if direction not in found]
     if absent and not partial:
         remedy = f"Run xseg predict --direction {absent[0]}, or pack with --partial"
-        raise SubmissionError(f"no predictions for {absent[0]}", where=where, remedy=remedy)
+        raise SubmissionError(f"no predictions for {absent[0]}", where=source.where, remedy=remedy)
     if annotations.unprepared and not partial:
         count, names = len(annotations.unprepared), _listed(annotations.unprepared, ", ")
         remedy = "xseg prepare tells why; or give the split's JSON file as --data, and --fill; or pack with --partial"
@@ -83,7 +81,7 @@ def pack(
             f"{count} takes of the split are not prepared: {names}", where=annotations.source, remedy=remedy
         )
     summary = PackSummary(out, left_out=[*absent, *(f"take {uid}" for uid in annotations.unprepared)])
-    sources = _sources(predictions, found)
+    origin = source.origin()
     demands = [
         Demand.of(annotations.load(uid), found)
         for uid in track(annotations.take_uids, "Reading takes", total=len(annotations))
@@ -91,39 +89,46 @@ def pack(
     with written_whole(out) as file:
         writer = SubmissionWriter(file)
         for direction in found:
-            writer.write_direction(direction, _iter_answers(foreign or predictions, demands, direction, fill, summary))
+            writer.write_direction(direction, _iter_answers(source, demands, direction, fill, summary))
         writer.close()
         if summary.missing and fill == "error":
             raise SubmissionError(
                 f"{len(summary.missing)} predictions are missing or unusable: {_listed(summary.missing, '; ')}",
-                where=where,
-                remedy=_remedy(predictions, found),
+                where=source.where,
+                remedy=_remedy(source.lost_shards()),
             )
-    if foreign:
-        summary.resized, summary.judged = foreign.resized, foreign.judged
+    summary.resized, summary.judged = source.resized, source.judged
     with written_whole(out.with_suffix(".manifest.json")) as file:
-        json.dump(_manifest(sources, summary, fill), file, indent=1)
+        json.dump(_manifest(origin, summary, fill), file, indent=1)
     return summary
 
 
-def _sources(predictions: Path | Sequence[Path], directions: Sequence[Direction]) -> Any:
-    """What is known of how the predictions came about."""
-    if isinstance(predictions, Path):
-        return {each.value: read_manifest(predictions / each.value / MANIFEST) or None for each in directions}
-    return [{"file": str(path), "sha256": _digest(path)} for path in predictions]
+class FolderAnswers:
+    """What `xseg predict` wrote, to be asked like `ForeignAnswers`; its masks have the scorer's size already."""
+
+    resized = judged = 0
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.where = folder, str(folder)
+        self.directions = predicted_directions(folder)
+
+    def origin(self) -> dict[str, Any]:
+        """The manifests by direction, for the submission's own."""
+        return {each.value: read_manifest(self.folder / each.value / MANIFEST) or None for each in self.directions}
+
+    def lost_shards(self) -> list[tuple[Direction, str]]:
+        return [(each, shard) for each in self.directions for shard in lost_shards(self.folder, each)]
+
+    def of_take(
+        self, direction: Direction, take_uid: str, _required: Required, _scored_hw: Mapping[str, tuple[int, int]]
+    ) -> dict[Key, Prediction]:
+        return read_take_predictions(self.folder, direction, take_uid)
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _remedy(predictions: Path | Sequence[Path], directions: Sequence[Direction]) -> str:
-    folders = [predictions] if isinstance(predictions, Path) else []
-    lost = [(each.value, shard) for folder in folders for each in directions for shard in lost_shards(folder, each)]
+def _remedy(lost: Sequence[tuple[Direction, str]]) -> str:
     if not lost:
         return "Predict them, or pack with --fill center or --fill propagate"
-    again = [f"--direction {direction} --shard {shard}" for direction, shard in lost]
+    again = [f"--direction {direction.value} --shard {shard}" for direction, shard in lost]
     return f"Run xseg predict again with {_listed(again, '; ')}"
 
 
@@ -166,15 +171,16 @@ class Demand:
 
 
 def _iter_answers(
-    predictions: Path | ForeignAnswers, demands: Sequence[Demand], direction: Direction, fill: str, summary: PackSummary
+    source: FolderAnswers | ForeignAnswers,
+    demands: Sequence[Demand],
+    direction: Direction,
+    fill: str,
+    summary: PackSummary,
 ) -> Iterator[tuple[str, Answers, list[int]]]:
     summary.packed[direction.value] = 0
     for demand in track(demands, f"Packing {direction.value}", total=len(demands)):
         uid = demand.take_uid
-        if isinstance(predictions, ForeignAnswers):
-            predicted = predictions.of_take(direction, uid, demand.required[direction], demand.scored_hw)
-        else:
-            predicted = read_take_predictions(predictions, direction, uid)
+        predicted = source.of_take(direction, uid, demand.required[direction], demand.scored_hw)
         answers: dict[str, Any] = {}
         asked = 0
         for object_id, pairs in demand.required[direction].items():
@@ -225,7 +231,7 @@ def _center_pixel(hw: tuple[int, int]) -> Rle:
     return mask_to_rle(mask)
 
 
-def _manifest(sources: Any, summary: PackSummary, fill: str) -> dict[str, Any]:
+def _manifest(origin: Any, summary: PackSummary, fill: str) -> dict[str, Any]:
     """What the submission was made of, by hash."""
     counts = {"packed": summary.packed, "filled": summary.filled, "extra": summary.extra}
-    return {"xseg": __version__, "sha256": _digest(summary.path), "fill": fill, **counts, "predictions": sources}
+    return {"xseg": __version__, "sha256": file_digest(summary.path), "fill": fill, **counts, "predictions": origin}
