@@ -5,9 +5,9 @@
 As in the paper, all variants begin with a model that segments: image tower, which stays as it is, pixel decoder and
 mask decoder are those of weights/xseg-tiny. What tells objects apart (projector, language model, heads, fusion) is
 drawn anew from the seed. All are trained on the same drawn scenes. Then takes that no training saw (those of
-scores.py) are predicted with right, shuffled and no captions, into OUT/ablation.json and OUT/ablation.md. A run that
-was stopped goes on where it was; with --seeds several processes can share the work, and a last call with all of them
-collects it.
+scores.py) are predicted with right, shuffled and no captions, into OUT/ablation-SEEDS.json and OUT/ablation-SEEDS.md.
+A run that was stopped goes on where it was; with --seeds several processes can share the work, and a last call with all
+of them collects it.
 """
 
 from __future__ import annotations
