@@ -31,6 +31,7 @@ from egoexo_xseg.model.inputs import Batch, Sample, collate
 from egoexo_xseg.model.objective import Objective, freeze
 from egoexo_xseg.model.segmenter import CrossViewModel
 from egoexo_xseg.model.store import fetch_model
+from egoexo_xseg.parallel import keep_freed_memory
 from egoexo_xseg.progress import detail, track
 from egoexo_xseg.world.paint import COLOURS, PATTERNS
 from egoexo_xseg.world.things import SHAPES
@@ -59,6 +60,8 @@ def train(options: TrainOptions) -> Path:
     undisturbed one. Raises XsegError where a loss is not finite, naming the records.
     """
     config, processes = options.config, Processes.here(options.device)
+    if processes.device.type == "cpu":
+        keep_freed_memory()
     checkpoint = _find_start(options, processes)
     identity = {"init": checkpoint_hash(checkpoint), "data": str(options.data or ""), "split": options.split or ""}
     settle(options.out, config, identity, processes)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 
 @torch.autocast("cuda", enabled=False)  # bfloat16 would blur where a small object is
 def pool_regions(
-    tokens: Float[Tensor, "B T D"], masks: Bool[Tensor, "B K H W"], grid: tuple[int, int]
+    tokens: Float[Tensor, "B T D"], masks: Shaped[Tensor, "B K H W"], grid: tuple[int, int]
 ) -> Float[Tensor, "B K D"]:
     """Mean image feature over all pixels of each mask, the token grid read bilinearly at each pixel.
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -23,9 +23,15 @@ Draw = Callable[..., Tensor]
 class Targets:
     """The truth of a batch: which of its K rows are objects at all, which are visible, and their masks."""
 
-    masks: Bool[Tensor, "B K H W"]
+    masks: Shaped[Tensor, "B K H W"]
     present: Bool[Tensor, "B K"]
     visible: Bool[Tensor, "B K"]
+
+    def on_cells(self, hw: tuple[int, int]) -> Targets:
+        """The same with masks on another grid: the share of each cell that an object covers."""
+        if self.masks.shape[-2:] == hw:
+            return self
+        return replace(self, masks=F.interpolate(self.masks.float(), hw, mode="area"))
 
 
 class Matching(NamedTuple):
@@ -169,10 +175,12 @@ def level_loss(
     the others are matched besides.
     """
     count = max(float(targets.visible.sum()) if num_masks is None else num_masks, 1.0)
-    mask_logits, masks = level.mask_logits.float(), targets.masks.float()  # (B, N, h, w), (B, K, H, W)
+    mask_logits = level.mask_logits.float()  # (B, N, h, w)
     on_cells = config.num_points is None
     if on_cells:
-        masks = F.interpolate(masks, mask_logits.shape[-2:], mode="area")  # (B, K, h, w)
+        targets = targets.on_cells(mask_logits.shape[-2:])
+    masks = targets.masks.float()  # (B, K, H, W), or (B, K, h, w) on cells
+    if on_cells:
         compared = mask_logits.flatten(2), masks.flatten(2)  # (B, N, P), (B, K, P)
     else:
         points = torch.cat([draw(1, config.num_points, 2) for _ in masks]).to(mask_logits)  # (B, P, 2)

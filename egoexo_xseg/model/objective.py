@@ -31,6 +31,8 @@ class Objective(nn.Module):
         output = self.segmenter.decode(batch, encoding, reading)
         visible = batch.target_masks.flatten(2).any(-1) & output.present  # (B, K)
         targets = Targets(batch.target_masks, output.present, visible)
+        if self.losses.num_points is None:  # once for all levels
+            targets = targets.on_cells(output.mask_logits.shape[-2:])
         num_masks = _mean_over_processes(visible.sum())
         own = self.segmenter.config.decoder.num_mask_tokens if self.segmenter.config.object_proposals else None
         levels = [level_loss(level, targets, self.losses, torch.rand, num_masks, own) for level in output.levels]

@@ -143,6 +143,7 @@ class CrossViewModel(PreTrainedModel):
 
     def pool(self, encoding: Encoding, images: Sequence[int], masks: Bool[Tensor, "B K S S"]) -> Float[Tensor, "B K D"]:
         """What is seen under each mask: the language tokens' mean, and that of finer maps where the model has any."""
+        masks = masks.float()  # once for all maps
         regions = pool_regions(encoding.tokens[list(images)], masks, self.config.grid)
         for level, head in zip(self.config.region_levels, self.region_heads, strict=True):
             features = encoding.features[level][list(images)]  # (B, C, h, w)
