@@ -40,6 +40,10 @@ class FakeCaptioner(Captioner):
         FakeCaptioner.last = self
 
     @classmethod
+    def find(cls, model):
+        return Path(model), cls.revision
+
+    @classmethod
     def load(cls, model, *, device, dtype):
         return cls(model, device, dtype)
 
@@ -111,7 +115,7 @@ def test_lines_say_what_made_them(options):
     assert line.answer == f"The object highlighted in green is a {line.caption}."
     assert line.model_revision == "fake-1" and len(line.mask_hash) == len(line.prompt_hash) == 16
     manifest = json.loads((options.out.parent / "captions.manifest.json").read_text())
-    assert manifest["identity"] == {"dtype": "float32"} and manifest["prompt"] == job.PROMPT
+    assert manifest["identity"] == {"dtype": "float32"} and manifest["prompt"] == job.ASKED
     assert manifest["model_revision"] == "fake-1" and manifest["per"] == "object"
     assert FakeCaptioner.last.loaded == ("llava-hf/llava-1.5-7b-hf", "cpu", torch.float32)
 
@@ -148,8 +152,9 @@ def test_the_captioner_learns_pixels_and_nothing_else(options, tmp_path):
 def test_nothing_is_asked_twice(options):
     first = caption(options)
     before = contents(options.out.parent)
+    FakeCaptioner.last = None
     again = caption(options)
-    assert (again.written, again.already) == (0, first.written) and FakeCaptioner.last.seen == []
+    assert (again.written, again.already) == (0, first.written) and FakeCaptioner.last is None  # nor loaded
     assert contents(options.out.parent) == before
 
 
@@ -180,7 +185,7 @@ def test_captions_of_frames_do_not_outlive_what_they_describe(options, monkeypat
 def test_another_model_or_prompt_is_noticed(options, monkeypatch, changed):
     first = caption(options)
     monkeypatch.setattr(FakeCaptioner, "revision", "fake-2") if changed == "model" else monkeypatch.setattr(
-        job, "PROMPT", "What?"
+        job, "ASKED", "What?"
     )
     some = caption(replace(options, takes=("take-a",)))
     assert some.written == first.written // 2 and some.already == 0

@@ -23,7 +23,7 @@ from egoexo_xseg.errors import AnnotationError, XsegError
 from egoexo_xseg.jobs.manifest import check_manifest, versions, write_manifest
 from egoexo_xseg.jobs.predict import DTYPES
 from egoexo_xseg.masks import Rle, resize_nearest, rle_area, rle_to_mask
-from egoexo_xseg.model.captioner import PROMPT, Captioner, show_object
+from egoexo_xseg.model.captioner import ASKED, Captioner, show_object
 from egoexo_xseg.progress import track
 from egoexo_xseg.records import Direction
 
@@ -105,13 +105,14 @@ def caption(options: CaptionOptions) -> CaptionSummary:
     beside = path.with_suffix(".manifest.json")
     if book.captions:
         check_manifest(beside, {"dtype": dtype}, where=path, holds="this file holds captions")
-    captioner = Captioner.load(options.model, device=device, dtype=DTYPES[dtype])
-    write_manifest(beside, _manifest(options, captioner))
-
-    writer = Writer(options, captioner, annotations, book)
+    _, revision = Captioner.find(options.model)
+    write_manifest(beside, _manifest(options, revision))
+    writer = Writer(options, revision, annotations, book)
     total = writer.forget_stale()
-    for _ in track(writer.iter_new(), "Captioning", total=total):
-        pass
+    if total:
+        captioner = Captioner.load(options.model, device=device, dtype=DTYPES[dtype])
+        for _ in track(writer.iter_new(captioner), "Captioning", total=total):
+            pass
     book.finish()
     writer.summary.notes += map(str, annotations.faults)
     return writer.summary
@@ -180,13 +181,13 @@ class Book:
 
 
 class Writer:
-    """Asks a captioner what the book does not know yet."""
+    """Asks a captioner of this revision what the book does not know yet."""
 
-    def __init__(self, options: CaptionOptions, captioner: Captioner, annotations: Annotations, book: Book) -> None:
-        self.options, self.captioner, self.annotations, self.book = options, captioner, annotations, book
+    def __init__(self, options: CaptionOptions, revision: str, annotations: Annotations, book: Book) -> None:
+        self.options, self.annotations, self.book = options, annotations, book
         self.summary = CaptionSummary(options.out)
         self.take_uids = shard_takes(annotations, *options.shard)
-        self.origin = {"model_revision": captioner.revision, "prompt_hash": _hash(PROMPT)}
+        self.origin = {"model_revision": revision, "prompt_hash": _hash(ASKED)}
 
     def forget_stale(self) -> int:
         """Take out what is said of the objects asked for and no longer holds; returns how many questions are open."""
@@ -219,7 +220,7 @@ class Writer:
             and all(getattr(known, name) == value for name, value in self.origin.items())
         )
 
-    def iter_new(self) -> Iterator[Caption]:
+    def iter_new(self, captioner: Captioner) -> Iterator[Caption]:
         """Captions, written down before they are handed out; batches never span takes, as in `predict`."""
         for uid in self.take_uids:
             questions = iter_questions(self.annotations.load(uid), self.options, [])
@@ -232,18 +233,20 @@ class Writer:
                 except XsegError as fault:
                     self.summary.faults.append(f"{question}: {fault}")
                 if len(batch) == self.options.batch_size:
-                    yield from self._describe(batch)
+                    yield from self._describe(captioner, batch)
                     batch = []
             if batch:
-                yield from self._describe(batch)
+                yield from self._describe(captioner, batch)
 
-    def _describe(self, batch: Sequence[tuple[Question, UInt8[np.ndarray, "_ _ 3"]]]) -> list[Caption]:
+    def _describe(
+        self, captioner: Captioner, batch: Sequence[tuple[Question, UInt8[np.ndarray, "_ _ 3"]]]
+    ) -> list[Caption]:
         """Captions of a batch; what does not fit into memory is tried again one by one."""
         try:
-            answers = self.captioner.describe([image for _, image in batch])
+            answers = captioner.describe([image for _, image in batch])
         except (torch.OutOfMemoryError, MemoryError):
             if len(batch) > 1:
-                return [each for single in batch for each in self._describe([single])]
+                return [each for single in batch for each in self._describe(captioner, [single])]
             self.summary.faults.append(f"{batch[0][0]}: out of memory on {self.options.device}")
             return []
         captions = [self._caption(question, answer) for (question, _), answer in zip(batch, answers, strict=True)]
@@ -280,13 +283,13 @@ def _hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:HASH_LENGTH]
 
 
-def _manifest(options: CaptionOptions, captioner: Captioner) -> dict[str, Any]:
+def _manifest(options: CaptionOptions, revision: str) -> dict[str, Any]:
     """What wrote the file last; its lines say for themselves what made them, except for the precision."""
     return {
         "identity": {"dtype": options.dtype},
         "model": str(options.model),
-        "model_revision": captioner.revision,
-        "prompt": PROMPT,
+        "model_revision": revision,
+        "prompt": ASKED,
         "direction": options.direction,
         "per": options.per,
         "data": str(options.data),

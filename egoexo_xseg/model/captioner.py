@@ -42,6 +42,9 @@ MARGIN = 0.25
 LEAST_MARGIN = 16
 """Pixels: the smallest objects need more of their surroundings than of themselves."""
 
+ASKED = f"{PROMPT} [tint {TINT}, margin {MARGIN}, at least {LEAST_MARGIN} pixels]"
+"""All that decides an answer beside the picture, the mask and the model."""
+
 
 def show_object(image: UInt8[np.ndarray, "H W 3"], mask: Bool[np.ndarray, "H W"]) -> UInt8[np.ndarray, "h w 3"]:
     """The image cropped to an object and its surroundings, the object tinted green as the authors do.
@@ -90,14 +93,22 @@ class Captioner:
             pad_token_id=tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
         )
 
+    @staticmethod
+    def find(model: str | Path) -> tuple[Path, str]:
+        """The folder and the revision of a captioner given as a folder, or as `owner/name` of the Hub."""
+        folder = resolve_model(model, wanted=FILES)
+        _check_type(folder)
+        # A snapshot's folder bears the name of its commit.
+        local = Path(model).is_dir()
+        return folder, hash_files(path for name in FILES for path in folder.glob(name)) if local else folder.name
+
     @classmethod
     def load(cls, model: str | Path, *, device: str, dtype: torch.dtype) -> Captioner:
-        """A captioner from a folder, or from a repository of the Hub given as `owner/name`.
+        """The captioner that `find` finds.
 
         Only safetensors are read, and no code of the repository runs; a model that is not whole is refused.
         """
-        folder = resolve_model(model, wanted=FILES)
-        _check_type(folder)
+        folder, revision = cls.find(model)
         if not sys.stderr.isatty():
             disable_progress_bar()
         try:
@@ -107,9 +118,6 @@ class Captioner:
             )
             if lacking := sorted(report["missing_keys"]):
                 raise CheckpointError(f"{len(lacking)} weights are missing: {lacking[0]}, ...", where=folder)
-            # A snapshot's folder bears the name of its commit.
-            local = Path(model).is_dir()
-            revision = hash_files(path for name in FILES for path in folder.glob(name)) if local else folder.name
             return cls(llava.to(device), processor, revision)
         except CheckpointError:
             raise
