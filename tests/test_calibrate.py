@@ -242,6 +242,13 @@ def test_what_was_learnt_is_applied_to_other_answers(world, tmp_path):
     assert quality(tmp_path / "new", world.data).balanced_accuracy > 0.75
 
 
+def test_the_captions_behind_the_answers_are_told(world):
+    manifest = world.predictions / "ego2exo" / "manifest.json"
+    manifest.write_text(json.dumps({"identity": {"captions": "1234"}, "captions": "captions.jsonl"}))
+    calibrate(world)
+    assert read_calibration(world.out / "calibration.json")[Direction.EGO_EXO].fitted["captions"] == "captions.jsonl"
+
+
 def test_the_table_and_the_picture(world):
     result = run("calibrate", world.predictions, "--data", world.data, "--out", world.out, "--workers", 1)
     assert result.exit_code == 0 and result.stderr == ""

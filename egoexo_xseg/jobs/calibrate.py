@@ -67,7 +67,8 @@ def calibrate(options: CalibrateOptions) -> CalibrateSummary:
         if samples.fault:
             summary.notes.append(f"{direction.value}: {samples.fault}")
         else:
-            summary.judged[direction] = judge(samples, models[direction], about)
+            captions = read_manifest(options.predictions / direction.value / MANIFEST).get("captions")
+            summary.judged[direction] = judge(samples, models[direction], {**about, "captions": captions})
     if not summary.judged:
         raise PredictionError(f"nothing to learn from; {'; '.join(summary.notes)}", where=options.predictions)
     calibration = {direction: judged.map for direction, judged in summary.judged.items()}
