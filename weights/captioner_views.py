@@ -20,8 +20,9 @@ from egoexo_xseg.world.scene import make_scene
 
 SIDE = 80  # pixels of the square that the tower takes; an object fills two thirds of it
 MEAN, DEVIATION = 0.45, 0.25
-CELLS = 10  # a side
+CELLS = 3  # a side: as many tokens as the tower makes of a square
 SCENES = 40  # drawn at a time: about 900 close-ups
+HALVES = ("stripes", "checks", "zigzag")
 WIDTHS = {1.0: 448, 2160 / 3840: 796}  # of 448p frames, by the cameras' aspect
 
 
@@ -146,10 +147,14 @@ def cut_off(
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """An object of a held-out take, as the captioner sees it; `share` is its mask's part of the whole frame."""
+    """An object of a held-out take, as the captioner sees it; `share` is its mask's part of the whole frame.
+
+    `halves` are the colours of a pattern that gives each as much of the surface, and it could be called by either.
+    """
 
     take: int
     caption: str
+    halves: tuple[str, ...]
     share: float
     shown: UInt8[np.ndarray, "_ _ 3"]
 
@@ -166,4 +171,5 @@ def draw_held_out(takes: range) -> Iterator[Asked]:
             image, instances = from_jpeg(to_jpeg(image)), without_slivers(instances)
             for label, thing in enumerate(scene.things, start=1):
                 if (mask := instances == label).any():
-                    yield Asked(take, thing.caption, float(mask.mean()), show_object(image, mask))
+                    halves = (thing.look.colour, thing.look.second) if thing.look.pattern in HALVES else ()
+                    yield Asked(take, thing.caption, halves, float(mask.mean()), show_object(image, mask))

@@ -71,7 +71,7 @@ def train(options: TrainOptions) -> Path:
     if processes.device.type == "cuda":
         segmenter.language.gradient_checkpointing_enable()
     learner = _distribute(Objective(segmenter, config), options.fsdp, processes)
-    optimizer = _make_optimizer(segmenter, config)
+    optimizer = make_optimizer(segmenter, config)
     moments = _open_moments(options, segmenter, processes)
     steps = _count_steps(config, moments, processes)
     start = resume(options.out, learner, optimizer)
@@ -83,7 +83,7 @@ def train(options: TrainOptions) -> Path:
     ahead = batches.read_ahead(range(start * config.accumulate, steps * config.accumulate))
     for done in _shown(range(start + 1, steps + 1), processes):
         own = [next(ahead) for _ in range(config.accumulate)]
-        losses = _step(learner, optimizer, own, (done - 1, steps), processes)
+        losses = take_step(learner, optimizer, own, (done - 1, steps), processes)
         log.add("log", {"step": done, "seconds": round(time.monotonic() - began, 1), **losses})
         validates = options.held_out and (done % config.validate_every == 0 or done == steps)
         if validates or done % config.keep_every == 0 or done == steps:
@@ -154,7 +154,7 @@ def _as_it_is(batch: Batch | None) -> Batch | None:
     return batch
 
 
-def _step(
+def take_step(
     learner: nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: list[Batch],
@@ -220,7 +220,7 @@ def _distribute(objective: Objective, fsdp: bool, processes: Processes) -> nn.Mo
     return objective
 
 
-def _make_optimizer(segmenter: CrossViewModel, config: TrainConfig) -> torch.optim.Optimizer:
+def make_optimizer(segmenter: CrossViewModel, config: TrainConfig) -> torch.optim.Optimizer:
     """AdamW over what trains; weight decay for matrices only."""
     trained = [parameter for parameter in segmenter.parameters() if parameter.requires_grad]
     groups = [
