@@ -65,8 +65,9 @@ def map_ahead(function: Callable[[Item], Result], items: Iterable[Item], threads
 def keep_freed_memory() -> None:
     """Let this program use again what it frees, instead of handing each large block back to the system.
 
-    A model on a CPU allocates the same blocks over and over; having the system clear all their pages each time costs
-    a fifth of its time. Where the C library is not glibc, nothing happens.
+    A model on a CPU allocates the same blocks over and over, and so does whoever reads images for one on a GPU; having
+    the system clear all their pages each time costs a fifth of its time. Where the C library is not glibc, nothing
+    happens.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

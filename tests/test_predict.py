@@ -222,15 +222,21 @@ def test_missing_and_broken_frames_are_named_and_tried_again(options):
 
 
 def test_a_batch_that_is_too_large_is_tried_in_parts(options, monkeypatch):
-    def answer(segmenter, batch):
-        if len(batch) > 1:
+    def answer(segmenter, pairs, joined):
+        if len(pairs) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        if batch[0][0].frame == 30:
+        if pairs[0].frame == 30:
             torch.empty(1 << 60, dtype=torch.uint8)  # no machine has as much
-        return answer_pairs(segmenter, batch)
+        return answer_pairs(segmenter, pairs, joined)
 
-    answer_pairs = job.answer_pairs
+    def join(samples):
+        if len(samples) == 4:
+            raise MemoryError
+        return collate(samples)
+
+    answer_pairs, collate = job.answer_pairs, job.collate
     monkeypatch.setattr(job, "answer_pairs", answer)
+    monkeypatch.setattr(job, "collate", join)
     summary = predict(replace(options, takes=("take-a",)))
     assert summary.faults == [
         f"take take-a, aria01_214-1 to {camera}, frame 30: out of memory on cpu" for camera in ("cam01", "cam02")

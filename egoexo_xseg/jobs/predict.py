@@ -28,7 +28,7 @@ from egoexo_xseg.masks import mask_to_rle, scored_hw
 from egoexo_xseg.model.answers import Segmentation, segment
 from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint
 from egoexo_xseg.model.hub import default_model
-from egoexo_xseg.model.inputs import Sample, collate
+from egoexo_xseg.model.inputs import Batch, Sample, collate
 from egoexo_xseg.model.segmenter import CrossViewModel
 from egoexo_xseg.model.store import fetch_model, read_origin
 from egoexo_xseg.parallel import keep_freed_memory, map_ahead
@@ -149,8 +149,7 @@ class Predictor:
         calibrations: Mapping[Direction, VisibilityMap | None] | None = None,
     ) -> None:
         self.options, self.calibrations = options, calibrations or {}
-        if options.device == "cpu":
-            keep_freed_memory()
+        keep_freed_memory()
         self.segmenter, self.prompts = load_checkpoint(checkpoint, device=options.device, dtype=DTYPES[options.dtype])
         # On a CPU the model wants the processors for itself.
         self.readers = 1 if options.device == "cpu" else min(8, os.cpu_count() or 1)
@@ -164,8 +163,8 @@ class Predictor:
         with ThreadPoolExecutor(1) as scribe:
             written = [
                 scribe.submit(self._spell, answered)
-                for batch in self.iter_batches(take, directions, captions, faults)
-                if (answered := self._answer(batch, faults))
+                for batch, joined in map_ahead(self._join, self.iter_batches(take, directions, captions, faults), 1)
+                if (answered := self._answer(batch, joined, faults))
             ]
             for spelt in written:
                 for direction, line in spelt.result():
@@ -228,10 +227,23 @@ class Predictor:
         """Objects that one record can tell apart: there is a proposal for each."""
         return self.segmenter.config.decoder.num_mask_tokens
 
-    def _answer(self, batch: Sequence[Question], faults: list[Fault]) -> list[tuple[Pair, Segmentation]]:
+    def _join(self, batch: list[Question]) -> tuple[list[Question], Batch | None]:
+        """With the records as the model takes them, for a GPU to fetch while it works; None if they are too large."""
+        try:
+            joined = collate([sample for _, sample in batch])
+            return batch, joined.pin_memory() if self.segmenter.device.type == "cuda" else joined
+        except (RuntimeError, MemoryError) as fault:
+            if not is_out_of_memory(fault):
+                raise
+            return batch, None
+
+    def _answer(
+        self, batch: Sequence[Question], joined: Batch | None, faults: list[Fault]
+    ) -> list[tuple[Pair, Segmentation]]:
         """A batch's answers; what does not fit into memory is tried again record by record."""
         try:
-            return answer_pairs(self.segmenter, batch)
+            if joined is not None:
+                return answer_pairs(self.segmenter, [pair for pair, _ in batch], joined)
         except (RuntimeError, MemoryError) as fault:
             if not is_out_of_memory(fault):
                 raise
@@ -239,7 +251,7 @@ class Predictor:
             pair, _ = batch[0]
             faults.append((pair, f"{pair}: out of memory on {self.options.device}"))
             return []
-        return [answer for single in batch for answer in self._answer([single], faults)]
+        return [answer for single in batch for answer in self._answer(*self._join([single]), faults)]
 
     def _spell(self, answered: Sequence[tuple[Pair, Segmentation]]) -> list[tuple[Direction, str]]:
         """Answers as lines of text, while the model is busy with the next ones."""
@@ -260,11 +272,10 @@ def is_out_of_memory(fault: Exception) -> bool:
     return isinstance(fault, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(fault)
 
 
-def answer_pairs(segmenter: CrossViewModel, batch: Sequence[Question]) -> list[tuple[Pair, Segmentation]]:
+def answer_pairs(segmenter: CrossViewModel, pairs: Sequence[Pair], joined: Batch) -> list[tuple[Pair, Segmentation]]:
     """Masks at the size that the scorer demands."""
-    pairs = [pair for pair, _ in batch]
-    samples = collate([sample for _, sample in batch]).to(segmenter.device)
-    return list(zip(pairs, segment(segmenter, samples, [scored_hw(pair.target_hw) for pair in pairs]), strict=True))
+    sizes = [scored_hw(pair.target_hw) for pair in pairs]
+    return list(zip(pairs, segment(segmenter, joined.to(segmenter.device), sizes), strict=True))
 
 
 def to_predictions(
