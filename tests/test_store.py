@@ -40,6 +40,7 @@ def test_translated_once_and_read_without_network_afterwards(hub, saved, tmp_pat
     assert first == tmp_path / "xseg" / "models" / "owner--name" / f"{COMMIT}-float32"
     names = {"config.json", "tokenizer.json", "origin.json", "model.safetensors.index.json"}
     assert {path.name for path in first.iterdir()} == names | {"model-00001-of-00001.safetensors"}
+    assert {path.stat().st_mode for path in first.iterdir()} == {(first / "config.json").stat().st_mode}
     assert same_weights(load_checkpoint(first)[0], load_checkpoint(saved)[0])
     origin = read_origin(first)
     assert (origin["repository"], origin["commit"]) == (NAME, COMMIT)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ from egoexo_xseg.model.checkpoint import (
     read_headers,
     save_checkpoint,
     weight_files,
+    whole_folder,
 )
 from egoexo_xseg.model.configuration import CrossViewConfig
 from egoexo_xseg.model.hub import KNOWN, Published, find_cached
@@ -171,17 +170,12 @@ def convert(source: Path, target: Path, names: str = "xseg", dtype: str = "float
         raise XsegError("the folder is there already", where=target, remedy="Choose a new one")
     segmenter, _ = load_checkpoint(source, dtype=DTYPES[dtype])
     weights = to_released(segmenter.state_dict(), config.language.num_attention_heads)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        save_torch_state_dict({name: tensor.contiguous() for name, tensor in weights.items()}, partial)
-        (partial / "config.json").write_text(json.dumps(values, indent=1) + "\n", "utf-8")
+    with whole_folder(target) as fresh:
+        save_torch_state_dict({name: tensor.contiguous() for name, tensor in weights.items()}, fresh)
+        (fresh / "config.json").write_text(json.dumps(values, indent=1) + "\n", "utf-8")
         for name in WORDS:
             if (source / name).is_file():
-                shutil.copyfile(source / name, partial / name)
-        os.replace(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+                shutil.copyfile(source / name, fresh / name)
 
 
 def _shape(config: CrossViewConfig) -> dict[str, object]:

@@ -165,17 +165,34 @@ def save_checkpoint(
     """
     if folder.exists() and not _is_replaceable(folder):
         raise CheckpointError("not a checkpoint folder", where=folder, remedy="Choose a new or an empty one")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        fresh = temporary / "new"
-        fresh.mkdir()
+    with whole_folder(folder, replaced=True) as fresh:
         save_torch_state_dict(dict(weights or segmenter.state_dict()), fresh, max_shard_size="5GB")
         segmenter.config.save_pretrained(fresh)
         prompts.save(fresh)
-        if folder.exists():
-            os.replace(folder, temporary / "old")
-        os.replace(fresh, folder)
+
+
+@contextmanager
+def whole_folder(target: Path, replaced: bool = False) -> Iterator[Path]:
+    """A new folder for a checkpoint, which becomes `target` in the end: all of it at once, or nothing.
+
+    What is there already is `replaced`, or stays, since another process was faster. Whoever may read the configuration
+    may read the weights, too: safetensors writes them for their owner alone.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        fresh = temporary / "new"
+        fresh.mkdir()
+        yield fresh
+        for path in fresh.glob("*.safetensors"):
+            shutil.copymode(fresh / "config.json", path)
+        if replaced and target.exists():
+            os.replace(target, temporary / "old")
+        try:
+            os.replace(fresh, target)
+        except OSError:
+            if replaced or not target.is_dir():
+                raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from egoexo_xseg import __version__
 from egoexo_xseg.errors import CheckpointError
-from egoexo_xseg.model.checkpoint import WORDS, check_weights, iter_translated, read_headers
+from egoexo_xseg.model.checkpoint import WORDS, check_weights, iter_translated, read_headers, whole_folder
 from egoexo_xseg.model.hub import model_home, resolve_model
 from egoexo_xseg.model.prompts import PromptBuilder
 from egoexo_xseg.progress import detail, track
@@ -72,21 +72,12 @@ def translate(source: Path, target: Path, dtype: torch.dtype, origin: dict[str, 
     """
     headers = read_headers(source)
     check_weights(headers.config, headers.weights, where=source)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        _write_tokenizer(source, partial, headers.config.language.vocab_size)
-        headers.config.save_pretrained(partial)
+    with whole_folder(target) as fresh:
+        _write_tokenizer(source, fresh, headers.config.language.vocab_size)
+        headers.config.save_pretrained(fresh)
         wanted = {name: tensor.numel() for name, tensor in headers.weights.items()}
-        _write_weights(iter_translated(source), partial, dtype, len(wanted))
-        (partial / ORIGIN).write_text(json.dumps(origin | {"xseg": __version__}, indent=1) + "\n", "utf-8")
-        try:
-            os.replace(partial, target)
-        except OSError:
-            if not target.is_dir():  # else another process was faster
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _write_weights(iter_translated(source), fresh, dtype, len(wanted))
+        (fresh / ORIGIN).write_text(json.dumps(origin | {"xseg": __version__}, indent=1) + "\n", "utf-8")
 
 
 def _write_weights(weights: Iterator[tuple[str, Tensor]], folder: Path, dtype: torch.dtype, count: int) -> None:
