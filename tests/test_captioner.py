@@ -289,7 +289,7 @@ def test_a_template_without_a_picture(copy):
 
 
 def test_the_shipped_captioner_sees_colours(monkeypatch):
-    """On takes that no training drew; half-trained as it is, it must do far better than one in twelve."""
+    """On takes that no training drew; one in twelve would be luck."""
     weights = Path(__file__).parents[1] / "weights"
     monkeypatch.syspath_prepend(weights)
     from captioner_views import draw_held_out
@@ -299,4 +299,4 @@ def test_the_shipped_captioner_sees_colours(monkeypatch):
         [item.shown for item in asked]
     )
     right = [item.caption.split()[0] in answer.split() for item, answer in zip(asked, said, strict=True)]
-    assert len(right) > 5 and sum(right) >= 0.6 * len(right)
+    assert len(right) > 5 and sum(right) >= 0.75 * len(right)
