@@ -64,6 +64,10 @@ class Pair:
     def __str__(self) -> str:
         return f"take {self.take_uid}, {self.query_camera} to {self.target_camera}, frame {self.frame}"
 
+    @property
+    def direction(self) -> Direction:
+        return Direction.EGO_EXO if is_ego(self.query_camera) else Direction.EXO_EGO
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:

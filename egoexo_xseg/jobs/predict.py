@@ -33,7 +33,7 @@ from egoexo_xseg.model.segmenter import CrossViewModel
 from egoexo_xseg.model.store import fetch_model, read_origin
 from egoexo_xseg.parallel import keep_freed_memory, map_ahead
 from egoexo_xseg.progress import detail, track
-from egoexo_xseg.records import Direction, Pair, Prediction, is_ego
+from egoexo_xseg.records import Direction, Pair, Prediction
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -171,7 +171,7 @@ class Predictor:
                     lines[direction].append(line)
         for direction in directions:
             path = self.options.out / direction.value / f"{take.take_uid}.jsonl"
-            own = [f"{fault}\n" for pair, fault in faults if direction_of(pair) is direction]
+            own = [f"{fault}\n" for pair, fault in faults if pair.direction is direction]
             notes = path.with_suffix(".faults.txt")
             if own:
                 notes.write_text("".join(own), "utf-8")
@@ -257,14 +257,9 @@ class Predictor:
         """Answers as lines of text, while the model is busy with the next ones."""
         lines = []
         for pair, answer in answered:
-            direction = direction_of(pair)
-            for prediction in to_predictions([pair], [answer], self.calibrations.get(direction)):
-                lines.append((direction, prediction.to_line() + "\n"))
+            for prediction in to_predictions([pair], [answer], self.calibrations.get(pair.direction)):
+                lines.append((pair.direction, prediction.to_line() + "\n"))
         return lines
-
-
-def direction_of(pair: Pair) -> Direction:
-    return Direction.EGO_EXO if is_ego(pair.query_camera) else Direction.EXO_EGO
 
 
 def is_out_of_memory(fault: Exception) -> bool:
