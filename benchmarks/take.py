@@ -1,9 +1,9 @@
 """A whole take in both directions, from JPEG on disk to packed JSON: time, how busy the GPU is, and memory.
 
     python benchmarks/take.py --folder FOLDER [--device cpu|cuda] [--model CHECKPOINT] [--frames 60] [--exos 4]
-                              [--objects 5] [--batch-size N]
+                              [--batch-size N]
 
-Frames are noise at 448p with boxes for objects. Without --model, a checkpoint of the released size with random weights
+Frames are noise at 448p, with five objects. Without --model, a checkpoint of the released size with random weights
 is written into FOLDER first (6.4 GB). Loading the model is not counted, nor is a first short take.
 """
 
@@ -21,45 +21,26 @@ from pathlib import Path
 import load
 import numpy as np
 import torch
-from frame import EGO_HW, EXO_HW
 from PIL import Image
+from submission import make_takes
 
 from egoexo_xseg.data.annotations import open_annotations
 from egoexo_xseg.jobs.pack import pack
 from egoexo_xseg.jobs.predict import PredictOptions, Predictor, PredictSummary
-from egoexo_xseg.masks import mask_to_rle
 from egoexo_xseg.records import Direction
 
-EGO = "aria01_214-1"
 
-
-def write_take(folder: Path, frames: int, exos: int, objects: int) -> None:
-    """As `xseg prepare` would write it."""
+def make_take(data: Path, exos: int, frames: int) -> None:
+    """A prepared take, with pictures of noise."""
+    make_takes(data, 1, exos, frames)
     rng = np.random.default_rng(0)
-    sizes = {EGO: EGO_HW} | {f"cam{index:02}": EXO_HW for index in range(1, exos + 1)}
-    names = [f"box_{index}" for index in range(objects)]
-    chosen = [30 * index for index in range(frames)]
-    masks: dict = {name: {camera: {} for camera in sizes} for name in names}
-    for camera, (height, width) in sizes.items():
-        (folder / camera).mkdir(parents=True)
-        for frame in chosen:
-            image = rng.integers(0, 120, (height // 8, width // 8, 3), np.uint8).repeat(8, 0).repeat(8, 1)
-            for index, name in enumerate(names):
-                row, column = rng.integers(0, height - 60), rng.integers(0, width - 60)
-                mask = np.zeros((height, width), bool)
-                mask[row : row + 50, column : column + 40] = True
-                image[mask[: image.shape[0], : image.shape[1]]] = 40 * index + 50
-                masks[name][camera][str(frame)] = mask_to_rle(mask).to_json()
-            Image.fromarray(image).save(folder / camera / f"{frame}.jpg", quality=95)
-    annotation = {
-        "masks": masks,
-        "subsample_idx": chosen,
-        "annotated_frames": {name: dict.fromkeys(sizes, chosen) for name in names},
-        "camera_size": {camera: list(hw) for camera, hw in sizes.items()},
-        "take_name": folder.name,
-        "scenario": "Noise",
-    }
-    (folder / "annotation.json").write_text(json.dumps(annotation))
+    (path,) = data.glob("*/annotation.json")
+    for camera, masks in next(iter(json.loads(path.read_bytes())["masks"].values())).items():
+        (path.parent / camera).mkdir()
+        for frame, rle in masks.items():
+            height, width = rle["size"]
+            noise = Image.fromarray(rng.integers(0, 256, (height // 8, width // 8, 3), np.uint8))
+            noise.resize((width, height)).save(path.parent / camera / f"{frame}.jpg", quality=95)
 
 
 @contextmanager
@@ -84,22 +65,22 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         load.write(folder, layers=24)
     for name, frames in (("short", 2), ("whole", options.frames)):
         if not (folder / name).is_dir():
-            write_take(folder / name / f"take-{name}", frames, options.exos, options.objects)
+            make_take(folder / name, options.exos, frames)
     wanted = PredictOptions(
         folder / "whole", folder / "pred", None, str(checkpoint), device=device, batch_size=options.batch_size
     ).settled()
     predictor = Predictor(wanted, checkpoint)
     for direction in Direction:
         (wanted.out / direction.value).mkdir(parents=True, exist_ok=True)
-    predictor.write_take(
-        open_annotations(folder / "short").load("take-short"), list(Direction), None, PredictSummary(wanted.out)
-    )
+    for take in open_annotations(folder / "short"):
+        predictor.write_take(take, list(Direction), None, PredictSummary(wanted.out))
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     annotations, summary = open_annotations(folder / "whole"), PredictSummary(wanted.out)
     with watched_gpu(device) as busy:
         began = time.perf_counter()
-        predictor.write_take(annotations.load("take-whole"), list(Direction), None, summary)
+        for take in annotations:
+            predictor.write_take(take, list(Direction), None, summary)
         predicted = time.perf_counter() - began
     pack(wanted.out, annotations, folder / "submission.json")
     whole = time.perf_counter() - began
@@ -122,7 +103,6 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a checkpoint (default: random, of the released size)")
     parser.add_argument("--frames", type=int, default=60)
     parser.add_argument("--exos", type=int, default=4)
-    parser.add_argument("--objects", type=int, default=5)
     parser.add_argument("--batch-size", type=int, help="records at a time (default: predict's)")
     for name, value in measure(parser.parse_args()).items():
         print(f"{name}: {value:.4g}")
