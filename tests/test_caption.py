@@ -44,7 +44,8 @@ class FakeCaptioner(Captioner):
         return Path(model), cls.revision
 
     @classmethod
-    def load(cls, model, *, device, dtype):
+    def load(cls, model, *, device, dtype, found):
+        assert found == cls.find(model)
         return cls(model, device, dtype)
 
     def describe(self, images):

@@ -105,12 +105,13 @@ def caption(options: CaptionOptions) -> CaptionSummary:
     beside = path.with_suffix(".manifest.json")
     if book.captions:
         check_manifest(beside, {"dtype": dtype}, where=path, holds="this file holds captions")
-    _, revision = Captioner.find(options.model)
+    found = Captioner.find(options.model)
+    _, revision = found
     write_manifest(beside, _manifest(options, revision))
     writer = Writer(options, revision, annotations, book)
     total = writer.forget_stale()
     if total:
-        captioner = Captioner.load(options.model, device=device, dtype=DTYPES[dtype])
+        captioner = Captioner.load(options.model, device=device, dtype=DTYPES[dtype], found=found)
         for _ in track(writer.iter_new(captioner), "Captioning", total=total):
             pass
     book.finish()

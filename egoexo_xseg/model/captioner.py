@@ -103,12 +103,14 @@ class Captioner:
         return folder, hash_files(path for name in FILES for path in folder.glob(name)) if local else folder.name
 
     @classmethod
-    def load(cls, model: str | Path, *, device: str, dtype: torch.dtype) -> Captioner:
-        """The captioner that `find` finds.
+    def load(
+        cls, model: str | Path, *, device: str, dtype: torch.dtype, found: tuple[Path, str] | None = None
+    ) -> Captioner:
+        """The captioner that `find` finds, or has `found`: its files are gigabytes to hash.
 
         Only safetensors are read, and no code of the repository runs; a model that is not whole is refused.
         """
-        folder, revision = cls.find(model)
+        folder, revision = found or cls.find(model)
         if not sys.stderr.isatty():
             disable_progress_bar()
         try:
