@@ -1,4 +1,4 @@
-"""How long `xseg pack` and `xseg validate` take with a submission of the whole challenge's size, and their memory.
+"""How long `xseg pack` and `xseg validate` take with a quarter of a million predictions, and their memory.
 
     python benchmarks/submission.py [--takes 295] [--exos 4] [--predictions 250000]
 

@@ -48,7 +48,7 @@ class TrainConfig:
     augment: bool = True  # both views mirrored, each tinted; the released code does neither
     reference_behaviour: bool = False  # frozen parts stay in training mode (drop path, running statistics), as released
     keep_every: int = 500  # steps between checkpoints
-    keep_last: int = 2  # checkpoints that stay besides the newest
+    keep_last: int = 2  # states that stay, the newest one included
     validate_every: int = 2000  # steps between validations, where there is a split for them
 
     def __post_init__(self) -> None:

@@ -35,3 +35,13 @@ def track(items: Iterable[Item], label: str, total: int | None = None) -> Iterat
 def detail(message: str) -> None:
     """One line on standard error, shown under `-v`."""
     _log.info(message)
+
+
+def show_details(*_: object) -> None:
+    """What `-v` does, in this process; whatever a starter of processes says is ignored."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    _log.setLevel(logging.INFO)
+
+
+def details_are_shown() -> bool:
+    return _log.isEnabledFor(logging.INFO)

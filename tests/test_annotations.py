@@ -169,3 +169,19 @@ def test_any_json_is_read_or_refused(tmp_path, path, value):
         list(open_annotations(write(tmp_path, tree)))
     except XsegError:
         pass
+
+
+def test_a_file_of_another_split(tmp_path):
+    path = write(tmp_path, {"annotations": {}}, "relations_val.json")
+    assert len(open_annotations(path, split="val")) == 0
+    with pytest.raises(AnnotationError) as fault:
+        open_annotations(path, split="test")
+    assert str(fault.value) == f"{path}: these are not the annotations of 'test'"
+
+
+def test_a_raw_release_is_no_folder_of_prepared_takes(tmp_path):
+    (tmp_path / "annotations").mkdir()
+    write(tmp_path / "annotations", {"annotations": {}}, "relations_val.json")
+    with pytest.raises(AnnotationError) as fault:
+        open_annotations(tmp_path)
+    assert "no prepared takes here. Of a raw release, name annotations/relations_*.json" in str(fault.value)

@@ -296,7 +296,7 @@ def test_killed_in_the_middle_and_started_again(options, tmp_path):
         f"job.caption(job.CaptionOptions(Path({str(options.data)!r}), Path({str(options.out)!r}), device='cpu', batch_size=3))"
     )
     process = subprocess.Popen([sys.executable, "-c", code])
-    side = options.out.parent / ".captions.jsonl.partial"
+    side = options.out.parent / ".captions.jsonl.new"
     while not side.exists() or side.read_text().count("\n") < 11:
         assert process.poll() is None
         time.sleep(0.01)
@@ -309,6 +309,29 @@ def test_killed_in_the_middle_and_started_again(options, tmp_path):
     assert (summary.written, summary.already) == (5, 11)
     assert contents(options.out.parent)["captions.jsonl"] == (tmp_path / "calm" / "captions.jsonl").read_bytes()
     assert sorted(contents(options.out.parent)) == ["captions.jsonl", "captions.manifest.json"]
+
+
+def test_what_cannot_be_finished_loses_nothing(options, monkeypatch):
+    full = OSError("No space left on device")
+    monkeypatch.setattr(job.Book, "finish", lambda self: (_ for _ in ()).throw(full))
+    with pytest.raises(OSError, match="No space"):
+        caption(options)
+    monkeypatch.undo()
+    monkeypatch.setattr(job, "Captioner", FakeCaptioner)
+    spell, told = job.Caption.to_line, []
+
+    def fails(self):
+        told.append(self)
+        if len(told) > 10:
+            raise full
+        return spell(self)
+
+    monkeypatch.setattr(job.Caption, "to_line", fails)
+    with pytest.raises(OSError, match="No space"):
+        caption(options)
+    monkeypatch.setattr(job.Caption, "to_line", spell)
+    summary = caption(options)
+    assert (summary.written, summary.already) == (0, 16)
 
 
 def test_the_command(options, tmp_path, monkeypatch):

@@ -157,3 +157,11 @@ def test_whatever_json_can_spell_is_text(tmp_path):
     line = json.dumps(ROW | {"caption": "a\u2028red\ud800 cup"}, ensure_ascii=False)
     (tmp_path / "c.jsonl").write_bytes(line.encode("utf-8", "surrogatepass").replace(b"\xed\xa0\x80", b"\\ud800"))
     assert Captions.read(tmp_path / "c.jsonl").of("t", "red cup _0", "cam01", 0) == "a red? cup"
+
+
+def test_captions_of_other_takes_are_refused(tmp_path):
+    path = write(tmp_path / "captions.jsonl", {"take_uid": "t", "object_id": "o", "camera": "c", "caption": "a cup"})
+    assert len(Captions.read(path, ["s", "t"])) == 1
+    with pytest.raises(AnnotationError) as fault:
+        Captions.read(path, ["s", "u"])
+    assert str(fault.value) == f"{path}: no captions of these takes. Were they made for another split?"

@@ -112,7 +112,7 @@ def test_exit_codes(monkeypatch, tmp_path):
     monkeypatch.setattr(cli.commands["weights"].commands["list"], "callback", interrupt)
     result = run("weights", "list")
     assert result.exit_code == 130
-    assert result.stderr.strip() == "Error: Interrupted. The same command continues where it stopped."
+    assert result.stderr.strip() == "Error: Interrupted. Given again, the command keeps what it finished."
 
 
 def test_processes_of_torchrun_share_a_shard(monkeypatch):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from conftest import EGO
 from test_cli import error, run
 from test_report import PRESS, SAMPLES, browse, data, embedded, needs_chromium, predicted, sample  # noqa: F401 - fixtures
 
@@ -114,7 +116,24 @@ def test_from_the_shell(data, predicted, tmp_path):  # noqa: F811
     assert "ego2exo" in result.stdout and "exo2ego" in result.stdout and "+0.0000 to +0.0000" in result.stdout
     for path, direction in zip(files, ("ego-exo", "exo-ego"), strict=True):
         path.write_text(json.dumps({direction: json.loads(path.read_text())[direction]}))
-    assert error("compare", *files, "--annotations", data) == f"{files[0]}, {files[1]}: the two share no direction"
+    assert (
+        error("compare", *files, "--annotations", data)
+        == f"{files[0]}, {files[1]}: the two share no direction that can be scored"
+    )
+
+
+def test_a_direction_without_targets_is_left_out(data, predicted, tmp_path):  # noqa: F811
+    copy, file = tmp_path / "data", tmp_path / "one.json"
+    shutil.copytree(data, copy)
+    for path in copy.glob("*/annotation.json"):
+        annotation = json.loads(path.read_text())
+        for cameras in annotation["annotated_frames"].values():
+            cameras.pop(EGO, None)
+        path.write_text(json.dumps(annotation))
+    assert run("pack", file, "--predictions", predicted, "--data", data).exit_code == 0
+    result = run("compare", file, file, "--annotations", copy)
+    assert result.exit_code == 0, result.output
+    assert "ego2exo" in result.stdout and "exo2ego" not in result.stdout
 
 
 def test_folders_of_predictions(data, predicted, tmp_path):  # noqa: F811

@@ -18,9 +18,9 @@ def finding(diagnosis, what):
 
 def test_a_healthy_folder_leads_to_predicting(data):
     found = diagnose(data, "val")
-    assert found.next == f"xseg predict --direction ego2exo --data {data} --split val --out PRED"
-    # Three frames of three cameras; one camera shows nothing at its second frame.
-    assert finding(found, "takes").value == "2 prepared, 16 frames with objects"
+    assert found.next == f"xseg predict --direction both --data {data} --split val --out PRED"
+    # Three frames of three cameras, of which one shows nothing at its second frame and is a target there.
+    assert finding(found, "takes").value == "2 prepared, 18 frames to look at"
     assert not any(each.what == "incomplete" for each in found.findings)
 
 
@@ -30,9 +30,20 @@ def test_missing_frames_and_takes_are_named(data):
     found = diagnose(data, "val")
     assert [each.value for each in found.findings if each.what == "incomplete"] == [
         "take take-b is not prepared",
-        "take take-a lacks 1 of 8 frames",
+        "take take-a lacks 1 of 9 frames",
     ]
     assert not found.well and found.next == f"xseg prepare RAW {data} --split val"
+
+
+def test_frames_of_hidden_targets_are_looked_for_too(data):
+    path = data / "take-a" / "annotation.json"
+    annotation = json.loads(path.read_text())
+    for cameras in annotation["masks"].values():
+        del cameras["cam01"], cameras["cam02"]
+    path.write_text(json.dumps(annotation))
+    (data / "take-a" / "cam02" / "60.jpg").unlink()
+    found = diagnose(data, "val")
+    assert finding(found, "incomplete").value == "take take-a lacks 1 of 9 frames"
 
 
 def test_nothing_prepared_leads_to_preparing(tmp_path):
@@ -143,9 +154,21 @@ def test_no_recordings_lead_to_downloading(tmp_path):
 def test_from_the_shell(data):
     result = run("doctor", "--data", data, "--split", "val")
     assert result.exit_code == 0, result.output
-    assert "Next: xseg predict --direction ego2exo" in " ".join(result.stdout.split())
+    assert "Next: xseg predict --direction both" in " ".join(result.stdout.split())
     values = json.loads(run("doctor", "--json").stdout)
     assert values["well"] is True and {"torch", "GPU"} <= {each["what"].split(" ")[0] for each in values["findings"]}
     (data / "take-a" / "cam01" / "30.jpg").unlink()
     result = run("doctor", "--data", data)
     assert result.exit_code == 1 and "Error: not everything is well" in result.stderr
+
+
+def test_what_comes_next_can_be_done(data, tmp_path):
+    raw = tmp_path / "raw"
+    (raw / "annotations").mkdir(parents=True)
+    (raw / "annotations" / "relations_val.json").write_text('{"annotations": {}}')
+    download = (
+        f"egoexo -o {raw} --parts metadata annotations downscaled_takes/448 --benchmarks correspondence relations"
+    )
+    assert diagnose(split="test", raw=raw).next == f"{download} --splits test"
+    assert diagnose(split="val", raw=raw).next == f"xseg prepare {raw} DATA --split val"
+    assert diagnose(raw, "val").next == f"xseg prepare {raw} DATA --split val"

@@ -8,6 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from test_cli import error, run
+from test_validate import perfect
 
 from egoexo_xseg.data.annotations import open_annotations
 from egoexo_xseg.data.captions import Captions
@@ -172,3 +174,19 @@ def test_tables_by_what_captions_say():
     }
     plain = Evaluation({Direction.EGO_EXO: samples}).tables(Direction.EGO_EXO)
     assert list(plain) == ["object size", "take", "target camera"]
+
+
+def test_what_validate_refuses_is_not_scored_in_silence(data, tmp_path):
+    value = perfect(open_annotations(data, split="val"))
+    pairs = value["ego-exo"]["results"]["take-a"]["masks"]["red cup _0"]["aria01_214-1_cam01"]
+    pairs["0"]["confidence"], pairs["30"]["confidence"] = 75.98, float("nan")
+    path = tmp_path / "s.json"
+    path.write_text(json.dumps(value))
+    result = run("evaluate", path, "--annotations", data)
+    assert result.exit_code == 0
+    assert result.stderr == "Warning: 2 confidences are not within 0 and 1: see xseg validate.\n"
+    del value["ego-exo"]["results"]["take-a"]
+    path.write_text(json.dumps(value))
+    assert "1 answers cannot be scored: ego2exo, take take-a: no answers (12 are asked for)." in error(
+        "evaluate", path, "--annotations", data
+    )

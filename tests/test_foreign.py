@@ -113,10 +113,12 @@ def test_arrays_are_looked_at_before_they_are_read(tmp_path, content, problem):
     [
         ({"mask": "../secret.png"}, "'../secret.png' is not beside this file"),
         ({"mask": "/etc/passwd"}, "'/etc/passwd' is not beside this file"),
+        ({"mask": "a\0.png"}, "'a\\x00.png' is no file's name"),
         ({"mask": "none.png"}, "no file 'none.png'"),
         ({"mask": "answers.jsonl"}, "'answers.jsonl' is neither PNG nor NPY nor NPZ"),
         ({}, "an answer needs pred_mask (run lengths), or mask (a PNG, NPY or NPZ file beside this one)"),
         ({"pred_mask": {"size": [4, 4], "counts": "0"}}, "a mask's runs do not fill its 4x4 pixels"),
+        ({"pred_mask": {"size": HW, "counts": "0"}, "confidence": 1}, "a mask's runs do not fill its 27x48 pixels"),
         ({"pred_mask": mask_to_rle(np.ones(HW, bool)).to_json(), "confidence": 2}, "confidence must be a number within 0 and 1, found 2"),
     ],
 )  # fmt: skip
@@ -292,3 +294,18 @@ def test_masks_of_another_size_keep_their_place(tmp_path):
     row = PLACE | {"pred_mask": mask_to_rle(large).to_json()}
     (found,) = read(tmp_path, row).of_take(Direction.EGO_EXO, "t", {}, {"cam01": hw}).values()
     assert rle_area(found.mask) == hw[0] * hw[1] // 4 and rle_to_mask(found.mask)[hw[0] // 2 :, hw[1] // 2 :].all()
+
+
+def test_answers_that_nobody_asks_for_are_counted(data, annotations, predictions, tmp_path):  # noqa: F811
+    whole = tmp_path / "whole.json"
+    pack(predictions, annotations, whole)
+    value = json.loads(whole.read_text())
+    results = value["ego-exo"]["results"]
+    results["elsewhere"] = results.pop("take-b")
+    whole.write_text(json.dumps(value))
+    summary = pack([whole], annotations, tmp_path / "s.json", fill="center")
+    assert summary.filled == summary.extra == 12 and summary.packed == {"ego2exo": 12, "exo2ego": 30}
+    value["ego-exo"], value["exo-ego"] = value["exo-ego"], value["ego-exo"]
+    whole.write_text(json.dumps(value))
+    with pytest.raises(SubmissionError, match="none of the 30 ego2exo answers is asked for"):
+        pack([whole], annotations, tmp_path / "s.json", fill="center")

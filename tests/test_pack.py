@@ -194,3 +194,13 @@ def test_faulty_prediction_files(predictions, annotations, tmp_path, line, probl
 def test_no_predictions(annotations, tmp_path):
     with pytest.raises(PredictionError, match="no predictions here. Run xseg predict --out with this folder"):
         pack(tmp_path, annotations, tmp_path / "s.json")
+
+
+def test_answers_of_another_split_are_no_submission(predictions, annotations, tmp_path):
+    for folder in predictions.iterdir():
+        for path in list(folder.glob("*.jsonl")):
+            path.rename(path.with_name(f"other-{path.name}"))
+    with pytest.raises(SubmissionError) as fault:
+        pack(predictions, annotations, tmp_path / "s.json", fill="center")
+    assert "none of the 24 ego2exo answers is asked for. Another split's" in str(fault.value)
+    assert not (tmp_path / "s.json").exists()

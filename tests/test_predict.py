@@ -18,7 +18,7 @@ from conftest import write_take
 from egoexo_xseg.data.annotations import open_annotations
 from egoexo_xseg.data.pairs import iter_pairs
 from egoexo_xseg.data.predictions import lost_shards
-from egoexo_xseg.errors import PredictionError, SubmissionError
+from egoexo_xseg.errors import PredictionError, SubmissionError, XsegError
 from egoexo_xseg.jobs import predict as job
 from egoexo_xseg.jobs.pack import pack
 from egoexo_xseg.jobs.predict import PredictOptions, predict
@@ -144,6 +144,17 @@ def test_two_models_do_not_mix(options, tmp_path):
         predict(replace(options, model=str(tmp_path / "other")))
     problem = "this folder holds predictions made with another model"
     assert str(caught.value) == f"{options.out / 'ego2exo'}: {problem}. Choose another --out, or delete it"
+
+
+def test_what_is_no_model_leaves_the_folder_free(options, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for path in Path(options.model).iterdir():
+        (broken / path.name).write_bytes(path.read_bytes()[: -10 if path.suffix == ".safetensors" else None])
+    with pytest.raises(XsegError):
+        predict(replace(options, model=str(broken)))
+    assert not options.out.exists()
+    predict(options)
 
 
 def test_captions_are_part_of_the_identity(options, tmp_path):

@@ -185,6 +185,13 @@ def test_takes_are_found_in_whichever_split_has_them(tmp_path):
         prepare(raw, tmp_path / "data", takes=["nobody"], workers=1)
 
 
+def test_a_split_is_whole_though_few_of_its_takes_are_prepared(tmp_path):
+    uids = write_raw(tmp_path / "raw", takes=2)
+    prepare(tmp_path / "raw", tmp_path / "data", takes=uids[1:], workers=1)
+    assert json.loads((tmp_path / "data" / "split.json").read_text()) == {"val": uids}
+    assert open_annotations(tmp_path / "data", split="val").unprepared == (uids[0],)
+
+
 def test_takes_that_nobody_has_are_not_official(tmp_path):
     raw = tmp_path / "raw"
     (uid,) = write_raw(raw)
@@ -192,6 +199,15 @@ def test_takes_that_nobody_has_are_not_official(tmp_path):
     summary = prepare(raw, tmp_path / "data", workers=1)
     assert summary.skipped == ["take other: no ego camera in its annotations"]
     assert json.loads((tmp_path / "data" / "split.json").read_text()) == {"train": [], "val": [uid]}
+
+
+def test_takes_without_a_name_are_not_official(tmp_path):
+    raw = tmp_path / "raw"
+    write_raw(raw)
+    (raw / "annotations" / "relations_train.json").write_text('{"annotations": {"other": {"object_masks": {}}}}')
+    summary = prepare(raw, tmp_path / "data", workers=1)
+    assert summary.skipped == ["take other: it is not in takes.json and has no usable name ('')"]
+    assert json.loads((tmp_path / "data" / "split.json").read_text())["train"] == []
 
 
 def test_a_take_of_no_usable_name_is_skipped(tmp_path):

@@ -54,8 +54,18 @@ def test_scores_are_the_official_ones_and_lie_within_their_intervals():
 
 
 def test_a_score_without_a_meaning_is_left_out():
-    found = score_intervals([sample(0, 0, 0.5, 0.9), sample(1, 0, 0.7, 0.9)])
-    assert found["visibility_balanced_accuracy"] is None and found["iou"][0] == pytest.approx(0.6)
+    found = score_intervals([sample(0, 0, None, 0.9), sample(1, 0, None, 0.1)])
+    assert found["iou"] is None and found["visibility_balanced_accuracy"][0] == 0.5
+
+
+def test_where_nothing_is_absent_visibility_is_that_of_the_visible():
+    samples = [sample(0, 0, 0.5, 0.9), sample(1, 0, 0.7, 0.1)]
+    assert score_intervals(samples)["visibility_balanced_accuracy"][0] == 0.5
+    assert summarise(samples).visibility_balanced_accuracy == 0.5
+
+
+def test_a_confidence_that_is_no_number_counts_as_none():
+    assert reliability([sample(0, 0, 0.5, float("nan")), sample(0, 1, None, 0.02)]) == [(2, 0.01, 0.5)]
 
 
 def test_reliability_counts_each_answer_once():

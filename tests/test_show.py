@@ -15,7 +15,7 @@ from egoexo_xseg.data.images import read_image
 from egoexo_xseg.data.pairs import iter_pairs
 from egoexo_xseg.errors import PredictionError, XsegError
 from egoexo_xseg.jobs.pack import pack
-from egoexo_xseg.jobs.pictures import GAP, MARGIN, PANEL_HEIGHT, SHEET_SCALE, contact_sheet, draw_record
+from egoexo_xseg.jobs.pictures import GAP, MARGIN, PANEL_HEIGHT, SHEET_SCALE, closer, contact_sheet, draw_record
 from egoexo_xseg.jobs.show import Answerer, Shown, choose, iter_shown, load_shown, show
 from egoexo_xseg.masks import mask_to_rle, resize_nearest, rle_to_mask, scored_hw
 from egoexo_xseg.records import Direction, Prediction
@@ -78,6 +78,24 @@ def test_records_of_a_split_whose_truth_is_hidden_are_drawn_too(predictions, dat
     assert [place.iou for place in places] == [None, None] and len(set(places)) == 2
     record = load_shown(places, source, annotations)[0]
     assert draw_record(record).width == 2 * MARGIN + GAP + PANEL_HEIGHT + round(PANEL_HEIGHT * 64 / 36)  # no truth
+
+
+def test_an_empty_mask_is_no_reason_to_stop(predictions, data):
+    path = data / "take-a" / "annotation.json"
+    value = json.loads(path.read_text())
+    for cameras in value["masks"].values():
+        cameras["cam01"]["0"] = mask_to_rle(np.zeros((36, 64), bool)).to_json()
+    path.write_text(json.dumps(value))
+    annotations = open_annotations(data, takes=["take-a"])
+    records = [record for record in all_shown(predictions, annotations) if record.pair.target_camera == "cam01"]
+    pictures = {record.pair.frame: draw_record(record) for record in records}
+    assert pictures[0].width < pictures[60].width  # nothing to look closer at
+
+
+def test_closer_around_nothing_is_what_fits():
+    image = np.arange(6 * 8 * 3, dtype=np.uint8).reshape(6, 8, 3)
+    empty = mask_to_rle(np.zeros((6, 8), bool))
+    assert (closer(image, empty, None, (empty, None), "#000000", (6, 6)) == image[:, :6]).all()
 
 
 def test_submissions_show_like_the_predictions_they_hold(predictions, annotations, tmp_path):

@@ -18,6 +18,8 @@ from egoexo_xseg.config import TrainConfig
 from egoexo_xseg.data import moments
 from egoexo_xseg.data.dataset import SampleMaker
 from egoexo_xseg.errors import XsegError
+from egoexo_xseg.jobs import train as job
+from egoexo_xseg.jobs import train_log, train_state
 from egoexo_xseg.jobs.train import Batches, HeldOut, TrainOptions, train
 from egoexo_xseg.jobs.train_state import Processes
 from egoexo_xseg.model.checkpoint import load_checkpoint
@@ -81,8 +83,44 @@ def test_a_folder_of_another_run_is_refused(options):
     with pytest.raises(XsegError) as caught:
         train(replace(options, config=replace(options.config, lr=1e-4)))
     assert str(caught.value) == (
-        f"{options.out}: this folder holds a run with another configuration. Choose another --out"
+        f"{options.out}: this folder holds a run with another configuration. Choose another --out, or delete it"
     )
+
+
+def test_other_captions_are_another_run(options, captions_file):
+    train(replace(options, captions=captions_file))
+    with pytest.raises(XsegError, match="another configuration"):
+        train(options)
+
+
+def test_a_start_that_was_refused_keeps_no_folder_busy(options):
+    with pytest.raises(XsegError, match="drawn scenes never end"):
+        train(replace(options, data=None, config=replace(options.config, steps=None)))
+    train(options)
+    assert len(log(options.out)) == 4
+
+
+def test_a_copy_of_a_state_is_left_alone(options):
+    options.out.mkdir()
+    (options.out / "state-best.pt").write_bytes(b"mine")
+    train(options)
+    assert (options.out / "state-best.pt").read_bytes() == b"mine"
+
+
+def test_a_model_is_whole_before_its_state_is(options, monkeypatch):
+    monkeypatch.setattr(train_state, "save_checkpoint", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(options)
+    assert not list(options.out.glob("state-*"))
+    monkeypatch.undo()
+    train(options)
+    assert (options.out / "model" / "train.json").exists()
+
+
+def test_a_gradient_that_is_not_finite_names_its_records(options, monkeypatch):
+    monkeypatch.setattr(job, "_clip_gradients", lambda *_: float("inf"))
+    with pytest.raises(XsegError, match="take take-.*: the gradient is not finite at step 1. Lower --lr"):
+        train(options)
 
 
 @pytest.mark.parametrize(("stage", "parts"), [("1", {"fusion"}), ("2", None), ("all", None)])
@@ -198,6 +236,31 @@ def test_a_split_is_scored_as_training_goes_on(options):
         assert 0 <= row["ego2exo"]["iou"] <= 1
     assert sorted(path.name for path in (options.out / "validation").iterdir()) == ["2.png", "4.png"]
     assert not list(options.out.glob(".*"))
+
+
+def test_a_validation_in_which_a_run_was_killed_is_made_up_for(options, monkeypatch):
+    held_out = HeldOut(options.data, "val", None, takes=1)
+    options = replace(options, config=replace(options.config, validate_every=2), held_out=held_out)
+    monkeypatch.setattr(train_log, "pack", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(options)
+    assert (options.out / "state-2.pt").exists() and list(options.out.glob(".validation-2.partial"))
+    monkeypatch.undo()
+    train(options)
+    rows = [json.loads(line) for line in (options.out / "validation.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4] and [row["step"] for row in log(options.out)] == [1, 2, 3, 4]
+    train(options)
+    assert len((options.out / "validation.jsonl").read_text().splitlines()) == 2
+    assert not list(options.out.glob(".*"))
+
+
+def test_takes_that_cannot_be_scored_are_refused_at_once(options):
+    for path in options.data.glob("*/annotation.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"annotated_frames": {}}))
+    with pytest.raises(XsegError) as caught:
+        train(replace(options, held_out=HeldOut(options.data, "val", None, takes=1)))
+    assert "no annotated target frames to validate on. Choose another --val-split" in str(caught.value)
+    assert not options.out.exists()
 
 
 def test_validation_changes_no_loss(options, tmp_path):

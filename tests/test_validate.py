@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from test_cli import run
 
 from egoexo_xseg.data.annotations import open_annotations
 from egoexo_xseg.data.pairs import required_keys
@@ -278,3 +279,30 @@ def test_any_json_is_reported_on(tmp_path, annotations, data, junk):
         node[path[-1]] = junk
     report = check(tmp_path, annotations, json.dumps(value))  # a bare text would be taken for the file's content
     json.dumps(report.to_json())
+
+
+def test_takes_that_are_not_prepared_are_demanded_all_the_same(data, tmp_path):
+    annotations = open_annotations(data, split="val")
+    value = perfect(annotations)
+    del value["ego-exo"]["results"]["take-b"]
+    (data / "take-b" / "annotation.json").unlink()
+    annotations = open_annotations(data, split="val")
+    report = check(tmp_path, annotations, value)
+    assert [str(finding) for finding in report.findings if finding.severity == "error"] == [
+        "ego-exo, take take-b: take missing"
+    ]
+    assert report.counts["warning", "take that is not prepared, and not looked into"] == 1
+
+
+def test_the_same_line_is_printed_once(data, tmp_path):
+    value = perfect(open_annotations(data, split="val"))
+    for results in value.values():
+        for objects in results["results"]["take-a"]["masks"].values():
+            for pairs in objects.values():
+                for answer in pairs.values():
+                    answer["confidence"] = float("nan")
+    (tmp_path / "s.json").write_text(json.dumps(value))
+    result = run("validate", tmp_path / "s.json", "--annotations", data)
+    assert result.exit_code == 1
+    assert result.stdout.count("error: NaN: a number that JSON does not have") == 1
+    assert "(20 of a kind are shown; --json has more)" in result.stdout

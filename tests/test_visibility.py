@@ -148,6 +148,7 @@ NUMBER = "must be a number within -1e+06 and 1e+06, found"
         ("{", "not readable as JSON"),
         ("[]", "the file must hold a JSON object"),
         ({"ego2exo": None}, "not a calibration: a direction needs model, intercept and signals"),
+        ({"ego2exo": {"signals": {}}}, "not a calibration: a direction needs model, intercept and signals"),
         (changed(signals=[]), "not a calibration: a direction needs model, intercept and signals"),
         (changed(model=7), "not a calibration: model must be a checkpoint's hash or null"),
         (changed(intercept=None), f"not a calibration: intercept {NUMBER} None"),

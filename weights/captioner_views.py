@@ -18,9 +18,9 @@ from egoexo_xseg.world.draws import without_slivers, world_seed
 from egoexo_xseg.world.render import Moment, render
 from egoexo_xseg.world.scene import make_scene
 
-SIDE = 80  # pixels of the square that the tower takes; an object fills two thirds of it
+SIDE = 128  # pixels of the square that the tower takes; an object fills two thirds of it
 MEAN, DEVIATION = 0.45, 0.25
-CELLS = 3  # a side: as many tokens as the tower makes of a square
+CELLS = 4  # a side: as many tokens as the tower makes of a square
 SCENES = 40  # drawn at a time: about 900 close-ups
 HALVES = ("stripes", "checks", "zigzag")
 WIDTHS = {1.0: 448, 2160 / 3840: 796}  # of 448p frames, by the cameras' aspect
@@ -64,7 +64,7 @@ def close_up(
     seen = Camera(camera.position, aim, 1.0, 1.0).see(corners)
     extent = np.ptp(seen[:, :2] / seen[:, 2:], axis=0).max()
     pixels = extent / (2 * camera.half_width) * WIDTHS[camera.aspect] * np.exp(rng.uniform(-0.4, 0.4))
-    pixels = min(pixels, 120 / 1.7)  # a little more than the tower takes
+    pixels = min(pixels, 1.5 * SIDE / 1.7)  # a little more than the tower takes
     window = pixels + 2 * max(0.35 * pixels, 24)
     narrow = Camera(camera.position, aim, extent / 2 * window / pixels, 1.0, camera.gain, camera.worn)
     image, instances = render(moment, narrow, (round(window), round(window)))

@@ -1,6 +1,7 @@
 """Train weights/captioner-tiny, a small LLaVA that names the sample world's objects, and score it.
 
     python weights/train_captioner.py --run RUN      train; the same command goes on after a kill
+    python weights/train_captioner.py --run RUN --start FOLDER     train a captioner further
     python weights/train_captioner.py --evaluate     score the shipped weights on takes that training never sees
 
 RUN keeps what was drawn so far (captioner_views.py) and the newest state. Everything follows from seeds, on one thread.
@@ -41,10 +42,10 @@ from egoexo_xseg.world.things import SHAPES
 SHIPPED = Path(__file__).parent / "captioner-tiny"
 
 WIDTH = 192  # of the tower, which makes CELLS x CELLS tokens of an image
-SHARDS = 36  # of about 900 close-ups
+SHARDS = 72  # of about 900 close-ups
 STEPS, BATCH = 6000, 64
 WORDS_FROM = 4900  # until then the tower learns alone, from the attributes
-RATE, DECAY, WARM_UP = 2e-3, 0.05, 200
+RATE, DECAY, WARM_UP = 1e-3, 0.05, 200
 SAVE_EVERY = 250
 EVALUATED = 150  # takes of three pictures
 
@@ -153,6 +154,12 @@ class Learner(nn.Module):
         place = question.index(tokenizer.convert_tokens_to_ids("<image>"))
         self.before, self.after = torch.tensor(question[:place]), torch.tensor(question[place + 1 :])
 
+    def begin_from(self, folder: Path) -> None:
+        """Take a captioner's weights, except for what belongs to the size of its pictures."""
+        known, own = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32), self.llava.state_dict()
+        fitting = {name: value for name, value in known.state_dict().items() if value.shape == own[name].shape}
+        self.llava.load_state_dict(fitting, strict=False)
+
     def forward(
         self, images: UInt8[Tensor, "B S S 3"], cells: UInt8[Tensor, "B C C"], captions: Sequence[str], words: bool
     ) -> Float[Tensor, ""]:
@@ -190,10 +197,12 @@ class Learner(nn.Module):
 # How it learns
 
 
-def train(run: Path) -> None:
+def train(run: Path, start: Path | None) -> None:
     run.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(world_seed("captioner", "weights") % 2**63)
     learner = Learner().train()
+    if start:
+        learner.begin_from(start)
     optimizer = torch.optim.AdamW(list(groups(learner)), betas=(0.9, 0.98))
     done, seconds = resume(run, learner, optimizer)
     pool, losses = [], []
@@ -319,9 +328,10 @@ def main() -> None:
     what.add_argument(
         "--evaluate", type=Path, nargs="?", const=SHIPPED, help="score a captioner (default: the shipped one)"
     )
+    parser.add_argument("--start", type=Path, help="with --run: the captioner to begin from (default: random weights)")
     options = parser.parse_args()
     if options.run:
-        train(options.run)
+        train(options.run, options.start)
     else:
         evaluate(options.evaluate)
 

@@ -9,16 +9,19 @@ from typing import Any
 import click
 
 from egoexo_xseg.cli.app import (
-    EXISTING_FILE,
     EXISTING_FOLDER,
+    EXISTING_PATH,
     FOLDER,
     Street,
     cli,
     example,
+    fail,
     report_faults,
     split_option,
     takes_option,
 )
+
+CAPTIONS = "Captions of the query objects: a file of xseg caption, or a folder with a file per shard."
 
 
 def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -56,7 +59,7 @@ def analyze() -> None:
 
 @analyze.command()
 @study_options
-@click.option("--captions", type=EXISTING_FILE, required=True, help="Captions of the query objects, JSON lines.")
+@click.option("--captions", type=EXISTING_PATH, required=True, help=CAPTIONS)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the shuffled captions.")
 @example("xseg analyze text --data DATA --split val --model weights/xseg-tiny --captions CAPTIONS --out text")
 def text(seed: int, **options: Any) -> None:
@@ -87,7 +90,7 @@ def alignment(before: str | None, **options: Any) -> None:
 
 @analyze.command()
 @study_options
-@click.option("--captions", type=EXISTING_FILE, help="Captions of the query objects, JSON lines (default: none).")
+@click.option("--captions", type=EXISTING_PATH, help=f"{CAPTIONS} Default: none.")
 @click.option("--values", type=click.IntRange(2), default=11, show_default=True, help="Even steps from 0 to 1.")
 @example("xseg analyze fusion --data DATA --split val --model weights/xseg-tiny --captions CAPTIONS --out fusion")
 def fusion(values: int, **options: Any) -> None:
@@ -112,4 +115,6 @@ def read_options(direction: str, device: str | None, captions: Path | None = Non
 
 def report(paragraph: str, faults: list[str]) -> None:
     click.echo(paragraph.rstrip())
-    report_faults(faults, "pairs were left out; the same command tries them again")
+    if faults:
+        report_faults(faults, "pairs were left out; the same command tries them again")
+        fail(f"{len(faults)} pairs were left out of these figures")

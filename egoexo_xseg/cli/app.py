@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -14,6 +13,7 @@ import click
 
 from egoexo_xseg import __version__
 from egoexo_xseg.errors import XsegError
+from egoexo_xseg.progress import details_are_shown, show_details
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -25,8 +25,7 @@ DIRECTIONS = click.Choice(["ego2exo", "exo2ego"])
 
 def _talk(_ctx: click.Context, _param: click.Parameter, verbose: bool) -> None:
     if verbose:
-        logging.basicConfig(format="%(message)s", stream=sys.stderr)
-        logging.getLogger("egoexo_xseg").setLevel(logging.INFO)
+        show_details()
 
 
 VERBOSE = click.Option(
@@ -92,7 +91,7 @@ class Street(click.Group):
         except click.ClickException as fault:
             fail(fault.format_message())
         except (click.Abort, KeyboardInterrupt):
-            fail("Interrupted. The same command continues where it stopped.", code=130)
+            fail("Interrupted. Given again, the command keeps what it finished.", code=130)
         except MemoryError:
             fail("Out of memory.")
         except BrokenPipeError:  # the reader, a pager or head, has seen enough
@@ -114,7 +113,7 @@ def fail(line: str, code: int = 1) -> None:
 def report_faults(faults: Iterable[object], what: str, shown: int = 10) -> None:
     """The first of some faults on standard error, or all under `-v`, and how many there were."""
     lines = [str(fault) for fault in faults]
-    if logging.getLogger("egoexo_xseg").isEnabledFor(logging.INFO):
+    if details_are_shown():
         shown = len(lines)
     if lines:
         click.echo(f"{len(lines)} {what}:", err=True)

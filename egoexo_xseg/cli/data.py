@@ -115,7 +115,7 @@ def export(records: Path, data: Path, split: str, direction: str, captions: Path
     from egoexo_xseg.records import Direction
 
     annotations = open_annotations(data, split=split)
-    known = Captions.read(captions) if captions else None
+    known = Captions.read(captions, annotations.take_uids) if captions else None
     summary = export_records(annotations, records, Direction(direction), split, known)
     click.echo(
         f"{records}: {summary.records} records of {len(summary.takes)} takes, {summary.objects} objects in both views"

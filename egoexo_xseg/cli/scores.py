@@ -70,7 +70,8 @@ def pack(
 ) -> None:
     """Write the challenge's submission from predictions.
 
-    Every take, object, camera pair and query frame that the server demands is in SUBMISSION, or there is no file.
+    Every take of the split, object, camera pair and query frame that the server demands is in SUBMISSION, or there is
+    no file.
     Answers of another method may be listed in a file, with their masks as run lengths, PNG or NumPy files of any size,
     or stand in results files of the official baselines, one for each direction.
     """
@@ -92,8 +93,8 @@ def pack(
 def validate(submission: Path, annotations: Path, split: str | None, as_json: bool) -> None:
     """Check any submission against what the server demands.
 
-    Lists every fault with its take, object, cameras and frame, and what is legal but loses points. Exits with 1 if the
-    server would refuse the file.
+    Lists faults with take, object, cameras and frame, and what is legal but loses points; the first of each kind, and
+    with --json thousands. Exits with 1 if the server would refuse the file.
     """
     from egoexo_xseg.data.annotations import open_annotations
     from egoexo_xseg.jobs.validate import validate as run
@@ -102,8 +103,11 @@ def validate(submission: Path, annotations: Path, split: str | None, as_json: bo
     if as_json:
         click.echo(json.dumps(report.to_json(), indent=1))
     else:
-        for finding in report.first(SHOWN):
-            click.echo(f"{finding.severity}: {finding}")
+        lines = dict.fromkeys(f"{finding.severity}: {finding}" for finding in report.first(SHOWN))
+        for line in lines:
+            click.echo(line)
+        if any(count > SHOWN for count in report.counts.values()):
+            click.echo(f"({SHOWN} of a kind are shown; --json has more)")
         rows = [(severity, kind, count) for (severity, kind), count in sorted(report.counts.items())]
         if rows:
             table("Findings", ("severity", "kind", "count"), rows)
@@ -145,7 +149,7 @@ def evaluate(
     from egoexo_xseg.jobs.evaluate import write_samples, write_scores
 
     truth = open_annotations(annotations, split=split)
-    known = Captions.read(captions) if captions else None
+    known = Captions.read(captions, truth.take_uids) if captions else None
     evaluation = run(submissions, truth, workers=workers)
     if json_path:
         write_scores(evaluation, json_path)
@@ -154,9 +158,15 @@ def evaluate(
     print_scores(evaluation)
     for direction in evaluation.samples:
         for name, groups in evaluation.tables(direction, known).items():
-            rows = [(g.name, g.samples, f"{g.iou:.4f}", f"{g.low:.4f} - {g.high:.4f}") for g in groups]
+            rows = [
+                (g.name, g.samples, f"{g.iou:.4f}", "-" if name == "take" else f"{g.low:.4f} - {g.high:.4f}")
+                for g in groups
+            ]
             table(f"{direction.value} by {name}", (name, "samples", "IoU", "95% interval"), rows)
     report_faults(truth.faults, "masks of the annotations were skipped")
+    odd = sum(not 0 <= sample.confidence <= 1 for own in evaluation.samples.values() for sample in own)
+    if odd:
+        click.echo(f"Warning: {odd} confidences are not within 0 and 1: see xseg validate.", err=True)
 
 
 def print_scores(evaluation) -> None:
@@ -278,8 +288,8 @@ def compare(
         ]  # fmt: skip
         columns = ("score", "first", "second", "difference", "95% interval", "sure")
         table(f"{found.direction.value}, {found.samples} samples", columns, rows)
-        count = min(count, len(found.changes) // 2)
-        shown = [*found.changes[:count], *found.changes[len(found.changes) - count :]]
+        ends = min(count, len(found.changes) // 2)
+        shown = [*found.changes[:ends], *found.changes[len(found.changes) - ends :]]
         objects = [
             (
                 each.object_id.strip(),

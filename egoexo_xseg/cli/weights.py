@@ -104,7 +104,7 @@ def inspect(model: str, as_json: bool) -> None:
     parts = [(name, f"{count:,}") for name, count in contents.parts.items()]
     table(model, ("part", "parameters"), [*parts, ("all", f"{contents.num_parameters:,}")])
     size = f"{contents.num_bytes / 1e6:,.1f} MB of {', '.join(contents.dtypes)}"
-    rows = [*contents.settings.items(), *contents.provenance.items(), ("size", size), ("SHA-256", contents.digest)]
+    rows = [*contents.settings.items(), *contents.provenance.items(), ("size", size), ("hash", contents.digest)]
     table("Settings and origin", ("what", "value"), rows)
 
 

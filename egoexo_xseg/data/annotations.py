@@ -129,9 +129,9 @@ class Annotations:
 def open_annotations(path: Path, *, split: str | None = None, takes: Sequence[str] = ()) -> Annotations:
     """Annotations of a processed folder, a relations JSON of the raw release, or the official ground truth.
 
-    `split` chooses from a folder's split.json (a file is one split already); `takes` keeps these uids or names.
+    `split` chooses from a folder's split.json, and a file must not name another one; `takes` keeps these uids or names.
     """
-    rooms = _Folder(path, split) if path.is_dir() else _File(path)
+    rooms = _Folder(path, split) if path.is_dir() else _File(path, split)
     uids = rooms.take_uids
     if takes:
         uids = tuple(uid for uid in uids if uid in takes or rooms.name(uid) in takes)
@@ -146,18 +146,18 @@ class _File:
 
     unprepared: tuple[str, ...] = ()
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, split: str | None) -> None:
         self.path = path
+        if split and path.stem.startswith("relations_") and path.stem != f"relations_{split}":
+            raise AnnotationError(f"these are not the annotations of {split!r}", where=path)
         self.takes = read_json(path).get("annotations")
         if not isinstance(self.takes, dict):
-            raise AnnotationError(
-                "no annotations in this file", where=path, remedy="Give relations_*.json or correspondence-gt.json"
-            )
+            remedy = "Give relations_*.json or correspondence-gt.json"
+            raise AnnotationError("no annotations in this file", where=path, remedy=remedy)
         self.take_uids = tuple(uid for uid in self.takes if NAME.fullmatch(uid))
 
     def name(self, uid: str) -> str:
-        entry = self.takes[uid]
-        return _text(entry.get("take_name")) if isinstance(entry, dict) else ""
+        return _text(_child(self.takes[uid], "take_name"))
 
     def source(self, uid: str) -> Any:
         return self.takes[uid]
@@ -180,7 +180,9 @@ class _Folder:
         self.take_uids = tuple(uid for uid in uids if (path / uid / "annotation.json").is_file())
         self.unprepared = tuple(uid for uid in uids if uid not in self.take_uids)
         if not self.take_uids:
-            raise AnnotationError("no prepared takes here", where=path, remedy="Run xseg prepare first")
+            raw = any((path / "annotations").glob("relations_*.json"))
+            remedy = "Of a raw release, name annotations/relations_*.json" if raw else "Run xseg prepare first"
+            raise AnnotationError("no prepared takes here", where=path, remedy=remedy)
 
     def name(self, uid: str) -> str:
         return _text(read_json(self.path / uid / "annotation.json").get("take_name"))
@@ -228,11 +230,10 @@ def _read_take(uid: str, entry: Mapping[str, Any], faults: list[Fault], folder: 
             masks[object_id][camera], lost[object_id][camera] = _read_track(track, (uid, object_id, camera), faults)
     known, guessed = _camera_sizes(uid, masks, lost, entry.get("camera_size"), faults)
     looked = entry.get("annotated_frames")
-    looked = looked if isinstance(looked, dict) else {}
     annotated = {
         object_id: {
             # A frame whose mask was lost is unknown: taken as annotated, it would claim that the object is absent.
-            camera: tuple(sorted(_frames(_child(looked.get(object_id), camera)) - own))
+            camera: tuple(sorted(_frames(_child(_child(looked, object_id), camera)) - own))
             for camera, own in cameras.items()
         }
         for object_id, cameras in lost.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -112,8 +112,11 @@ class Captions:
         return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
 
     @classmethod
-    def read(cls, path: Path) -> Captions:
-        """Read one JSON object a line (docs/formats.md), from a file or from every `*.jsonl` of a folder (shards)."""
+    def read(cls, path: Path, take_uids: Sequence[str] = ()) -> Captions:
+        """Read one JSON object a line (docs/formats.md), from a file or from every `*.jsonl` of a folder (shards).
+
+        Captions that speak of none of `take_uids`, if any are given, are refused: they would go by unnoticed.
+        """
         files = [path]
         if path.is_dir():
             files = sorted(file for file in path.glob("*.jsonl") if not file.name.startswith("."))
@@ -124,6 +127,8 @@ class Captions:
             for where, caption in iter_captions(file):
                 if captions.setdefault(caption.key, caption.caption) != caption.caption:
                     raise AnnotationError("another caption of the same object, camera and frame", where=where)
+        if take_uids and not {key[0] for key in captions} & set(take_uids):
+            raise AnnotationError("no captions of these takes", where=path, remedy="Were they made for another split?")
         return cls(captions)
 
     def shuffled(self, seed: int) -> Captions:

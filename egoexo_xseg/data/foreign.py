@@ -17,7 +17,7 @@ from egoexo_xseg.data.pairs import Required
 from egoexo_xseg.data.predictions import Key
 from egoexo_xseg.data.submission import file_digest, pair_key, read_submission
 from egoexo_xseg.errors import MaskError, PredictionError, XsegError
-from egoexo_xseg.masks import Rle, mask_to_rle, resize_nearest, rle_area, rle_to_mask
+from egoexo_xseg.masks import Rle, mask_to_rle, resize_nearest, rle_area, rle_to_mask, rle_to_runs
 from egoexo_xseg.records import Direction, Prediction, is_ego
 
 NAMES = ("take_uid", "object_id", "query_camera", "target_camera")
@@ -69,6 +69,16 @@ class ForeignAnswers:
     @property
     def where(self) -> str:
         return ", ".join(map(str, self.paths))
+
+    def way_to(self, direction: str) -> str:
+        """How another direction gets in."""
+        return f"Give a file with {direction} answers as another --from"
+
+    def count(self, direction: Direction) -> int:
+        """All answers of a direction, asked for or not."""
+        _, takes = self.results.get(direction, (Path(), {}))
+        listed = sum(len(rows) for (way, _), rows in self.rows.items() if way is direction)
+        return listed + sum(_count_results(entry) for entry in takes.values())
 
     def origin(self) -> list[dict[str, str]]:
         """The files and their hashes, for the submission's manifest."""
@@ -136,6 +146,7 @@ class ForeignAnswers:
         if "pred_mask" in row:
             rle = Rle.from_json(row["pred_mask"])
             if hw in (None, rle.hw):
+                rle_to_runs(rle)  # whoever made it may have spelt it wrong
                 return rle
             mask = rle_to_mask(rle)
         elif isinstance(row.get("mask"), str):
@@ -146,6 +157,14 @@ class ForeignAnswers:
             self.resized += 1
             mask = resize_nearest(mask, hw)
         return mask_to_rle(mask)
+
+
+def _count_results(entry: Any) -> int:
+    """Answers of a take in a results file."""
+    masks = entry.get("masks") if isinstance(entry, dict) else None
+    objects = masks.values() if isinstance(masks, dict) else ()
+    pairs = [frames for own in objects if isinstance(own, dict) for frames in own.values() if isinstance(frames, dict)]
+    return sum(_read_result(answer) is not None for frames in pairs for answer in frames.values())
 
 
 def _read_result(answer: Any) -> dict[str, Any] | None:
@@ -164,7 +183,10 @@ def _read_result(answer: Any) -> dict[str, Any] | None:
 
 def _read_file(root: Path, name: str, key: object) -> Bool[np.ndarray, "H W"]:
     """A mask beside the list, in `root`; whatever is not 0 is the object."""
-    path = (root / name).resolve()
+    try:
+        path = (root / name).resolve()
+    except ValueError:  # a NUL
+        raise MaskError(f"{name!r} is no file's name") from None
     if not path.is_relative_to(root):
         raise MaskError(f"{name!r} is not beside this file")
     if not path.is_file():

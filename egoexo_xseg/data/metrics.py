@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64, UInt64
+from jaxtyping import Bool, Float, Float64, Int64, UInt64
 
 from egoexo_xseg.masks import Rle, nearest_indices, rle_to_runs, scored_hw
 
@@ -266,6 +266,13 @@ def _f_measure(matched: Int64[np.ndarray, "2 M"], counts: Int64[np.ndarray, "2 M
     both = precision + recall
     measure = 2 * precision * recall / np.where(both > 0, both, 1.0)
     return np.where(counts.any(0), measure, 1.0)
+
+
+def mean_recall(recalls: Float[np.ndarray, "*rows classes"]) -> Float[np.ndarray, "*rows"]:
+    """Balanced accuracy of the classes that occur; a class that does not has no recall, NaN."""
+    known = np.isfinite(recalls)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, recalls, 0).sum(-1) / known.sum(-1)
 
 
 def balanced_accuracy(visible: Sequence[bool], predicted: Sequence[bool]) -> float:

@@ -67,7 +67,7 @@ def read_records(path: Path, folder: Path) -> list[Record]:
     except (ValueError, RecursionError):
         raise AnnotationError("not readable as JSON", where=path) from None
     if not isinstance(rows, list):
-        raise AnnotationError("not a list of records", where=path, remedy="A folder is taken for the raw release")
+        raise AnnotationError("not a list of records", where=path, remedy="The raw release is given as its folder")
     root = folder.resolve()
     records = [_read_record(row, root, f"{path}, record {index}") for index, row in enumerate(rows)]
     for start in range(0, len(records), TOGETHER):

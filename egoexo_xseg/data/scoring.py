@@ -43,6 +43,10 @@ def score_take(take: Take, direction: Direction, entry: Any, faults: list[str]) 
     """A take's samples in the order of its pairs; `entry` is the submission's part for the take."""
     masks = entry.get("masks") if isinstance(entry, dict) else None
     found: list[tuple[Place, float, Rle | None, Rle]] = []  # confidence, target mask and answer
+    if not isinstance(masks, dict):
+        asked = sum(item.annotated for pair in iter_pairs(take, direction) for item in pair.objects)
+        faults += [f"{direction.value}, take {take.take_uid}: no answers ({asked} are asked for)"] if asked else []
+        return []
     for pair in iter_pairs(take, direction):
         key = pair_key(pair.query_camera, pair.target_camera)
         for item in pair.objects:

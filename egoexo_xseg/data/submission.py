@@ -95,7 +95,11 @@ def written_whole(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
     partial = path.with_name(f".{path.name}.partial")
     try:
         text = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace"}
-        with partial.open(mode, **text) as file:
+        try:
+            file = partial.open(mode, **text)
+        except OSError as fault:
+            raise type(fault)(fault.errno, fault.strerror, str(path)) from None  # the name that somebody knows
+        with file:
             yield file
         os.replace(partial, path)
     finally:

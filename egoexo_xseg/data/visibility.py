@@ -116,7 +116,7 @@ class VisibilityMap:
     @classmethod
     def from_json(cls, value: object) -> VisibilityMap:
         """Raises a ValueError that says what is wrong."""
-        if not isinstance(value, dict) or not isinstance(value.get("signals"), dict):
+        if not isinstance(value, dict) or "model" not in value or not isinstance(value.get("signals"), dict):
             raise ValueError("a direction needs model, intercept and signals")
         if not isinstance(value.get("model"), str | None):
             raise ValueError("model must be a checkpoint's hash or null")

@@ -64,8 +64,8 @@ class Sweep:
 
 def analyze_fusion(options: AnalyzeOptions, values: int = 11) -> tuple[str, list[str]]:
     """Answer every pair at `values` weights and the learnt one; returns the paragraph, and pairs left out."""
-    captions = Captions.read(options.captions) if options.captions else None
     study = Study(options)
+    captions = Captions.read(options.captions, study.annotations.take_uids) if options.captions else None
     study.begin("fusion", values=values)
     weights = {direction: _weights(study.analyst(direction).segmenter, values) for direction in options.directions}
     measured = study.measure(partial(_measure, captions, values))

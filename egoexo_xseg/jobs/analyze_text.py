@@ -10,7 +10,7 @@ import numpy as np
 
 from egoexo_xseg.data.annotations import Take
 from egoexo_xseg.data.captions import Captions
-from egoexo_xseg.data.metrics import CONFIDENCE_THRESHOLD
+from egoexo_xseg.data.metrics import CONFIDENCE_THRESHOLD, mean_recall
 from egoexo_xseg.errors import XsegError
 from egoexo_xseg.jobs.analyze import (
     Analyst,
@@ -51,9 +51,9 @@ def analyze_text(options: AnalyzeOptions, seed: int = 0) -> tuple[str, list[str]
     """Answer every pair three times and write the differences; returns the text, and pairs that were left out."""
     if options.captions is None:
         raise XsegError("captions are needed", remedy="Give --captions")
-    captions = Captions.read(options.captions)
-    shuffled = captions.shuffled(seed)
     study = Study(options)
+    captions = Captions.read(options.captions, study.annotations.take_uids)
+    shuffled = captions.shuffled(seed)
     study.begin("text", seed=seed)
     measured = study.measure(partial(_measure, captions, shuffled))
     figures = {direction: compare(columns) for direction, columns in measured.items()}
@@ -114,8 +114,7 @@ def _balanced_accuracy(uids: np.ndarray, visible: np.ndarray, hits: list[np.ndar
 
     def statistic(sums: np.ndarray) -> np.ndarray:
         recalls = sums[:, 2:].reshape(len(sums), len(hits), 2) / sums[:, None, :2]
-        known = np.isfinite(recalls)
-        balanced = np.where(known, recalls, 0).sum(-1) / known.sum(-1)  # (rows, 1 or 2)
+        balanced = mean_recall(recalls)  # (rows, 1 or 2)
         return balanced[:, 0] - (balanced[:, 1] if len(hits) == 2 else 0)
 
     return estimate(uids, np.stack(counts, 1).astype(np.float64), statistic)

@@ -151,7 +151,7 @@ class Book:
     """Captions of one file by key, those of a run that was stopped included."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.side = path, path.with_name(f".{path.name}.partial")
+        self.path, self.side = path, path.with_name(f".{path.name}.new")
         self.captions: dict[Key, Caption] = {}
         if path.exists():
             for where, found in iter_captions(path):

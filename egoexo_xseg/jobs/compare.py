@@ -103,13 +103,13 @@ def compare(
     """Score two submissions, or folders of predictions, and pair their samples.
 
     Writes the page `out/index.html` too, with pictures where `annotations` are prepared takes. Raises a
-    SubmissionError where the two share no direction.
+    SubmissionError where the two share no direction that can be scored.
     """
     with packed([first, second], annotations) as answered:
         evaluations = [evaluate([path], annotations, workers=workers) for path in answered]
-        shared = [direction for direction in evaluations[0].samples if direction in evaluations[1].samples]
+        shared = [way for way, own in evaluations[0].samples.items() if own and way in evaluations[1].samples]
         if not shared:
-            raise SubmissionError("the two share no direction", where=f"{first}, {second}")
+            raise SubmissionError("the two share no direction that can be scored", where=f"{first}, {second}")
         found = [compare_samples(way, *(each.samples[way] for each in evaluations)) for way in shared]
         if out is not None:
             methods = [read_submission(path) for path in answered]

@@ -14,6 +14,7 @@ from pathlib import Path
 from egoexo_xseg import __version__
 from egoexo_xseg.data.annotations import NAME, Take, open_annotations
 from egoexo_xseg.data.images import frame_path, import_cv2
+from egoexo_xseg.data.pairs import required_keys
 from egoexo_xseg.data.videos import STRIDE, Video
 from egoexo_xseg.errors import XsegError
 from egoexo_xseg.jobs.weights import known_checkpoints
@@ -21,7 +22,7 @@ from egoexo_xseg.model.checkpoint import read_headers
 from egoexo_xseg.model.configuration import CrossViewConfig
 from egoexo_xseg.model.hub import find_cached
 from egoexo_xseg.progress import track
-from egoexo_xseg.records import is_ego
+from egoexo_xseg.records import Direction, is_ego
 
 LISTED = 5
 """Takes named of each kind of fault."""
@@ -36,6 +37,9 @@ SPARE = 0.9
 
 OVERHEAD = 2
 """Numbers held for each that is counted: `weights/xseg-tiny` took 29 MB a record (16 against 1 at a time, float32)."""
+
+DOWNLOAD = "--parts metadata annotations downscaled_takes/448 --benchmarks correspondence relations"
+"""What the official downloader is told besides where to put it and which splits."""
 
 MOST_RECORDS = 64
 """Larger batches are no faster."""
@@ -83,8 +87,9 @@ def diagnose(
     chosen = f" --split {split}" if split else ""
     if raw is not None:
         findings += _recordings(raw, split, data)
-        if not any((raw / "annotations").glob("relations_*.json")):
-            return Diagnosis(findings, f"egoexo -o {raw} --parts metadata annotations downscaled_takes/448")
+        if not any((raw / "annotations").glob(f"relations_{split or '*'}.json")):
+            splits = split or "train val test"
+            return Diagnosis(findings, f"egoexo -o {raw} {DOWNLOAD} --splits {splits}")
     if data is None:
         if raw is not None:
             return Diagnosis(findings, f"xseg prepare {raw} DATA{chosen}")
@@ -94,7 +99,9 @@ def diagnose(
     batch = suggest_batch(shape, parameters, free)
     sized = f" --batch-size {batch}" if batch and free.is_gpu else ""
     given = f" --model {model}" if model else ""
-    following = f"xseg predict --direction ego2exo --data {data}{chosen}{given}{sized} --out PRED"
+    following = f"xseg predict --direction both --data {data}{chosen}{given}{sized} --out PRED"
+    if not ready and any((data / "annotations").glob("relations_*.json")):
+        return Diagnosis([*findings, *own], f"xseg prepare {data} DATA{chosen}")
     return Diagnosis([*findings, *own], following if ready else f"xseg prepare {raw or 'RAW'} {data}{chosen}")
 
 
@@ -131,7 +138,8 @@ def _free_memory() -> FreeMemory:
 
     if torch.cuda.is_available():
         return FreeMemory(True, torch.cuda.mem_get_info(0)[0], 2)
-    return FreeMemory(False, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES"), 4)
+    pages = "SC_AVPHYS_PAGES" if "SC_AVPHYS_PAGES" in os.sysconf_names else "SC_PHYS_PAGES"  # macOS tells all it has
+    return FreeMemory(False, os.sysconf("SC_PAGE_SIZE") * os.sysconf(pages), 4)
 
 
 def record_numbers(config: CrossViewConfig) -> int:
@@ -288,12 +296,12 @@ def _takes(data: Path, split: str | None) -> tuple[list[Finding], bool]:
         return [free, Finding("takes", str(fault), "fault")], False
     frames, lacking = 0, {}
     for take in track(annotations, "Looking at takes", total=len(annotations)):
-        wanted = _query_frames(take)
+        wanted = _frames_to_read(take)
         frames += len(wanted)
         missing = sum(not frame_path(data / take.take_uid, camera, frame).is_file() for camera, frame in wanted)
         if missing:
             lacking[take.take_uid] = f"take {take.take_uid} lacks {missing} of {len(wanted)} frames"
-    findings = [free, Finding("takes", f"{len(annotations)} prepared, {frames} frames with objects")]
+    findings = [free, Finding("takes", f"{len(annotations)} prepared, {frames} frames to look at")]
     for problems in ([f"take {uid} is not prepared" for uid in annotations.unprepared], list(lacking.values())):
         if problems:
             findings.append(_listed("incomplete", problems, "fault"))
@@ -303,6 +311,13 @@ def _takes(data: Path, split: str | None) -> tuple[list[Finding], bool]:
     return findings, not lacking and not annotations.unprepared
 
 
-def _query_frames(take: Take) -> set[tuple[str, int]]:
-    """Cameras and frames that hold a mask of any object."""
-    return {(camera, frame) for cameras in take.masks.values() for camera, masks in cameras.items() for frame in masks}
+def _frames_to_read(take: Take) -> set[tuple[str, int]]:
+    """Cameras and frames of all pairs in both directions: a target's masks may be hidden, its frame is looked at."""
+    return {
+        (camera, frame)
+        for direction in Direction
+        for pairs in required_keys(take, direction).values()
+        for cameras, frames in pairs.items()
+        for camera in cameras
+        for frame in frames
+    }

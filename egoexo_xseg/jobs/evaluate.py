@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from egoexo_xseg.data.annotations import Annotations, Fault, UnreadTake
 from egoexo_xseg.data.captions import Captions
-from egoexo_xseg.data.metrics import CONFIDENCE_THRESHOLD, balanced_accuracy
+from egoexo_xseg.data.metrics import CONFIDENCE_THRESHOLD, balanced_accuracy, mean_recall
 from egoexo_xseg.data.phrases import FALLBACK, names_colour
 from egoexo_xseg.data.scoring import ScoredSample, score_take
 from egoexo_xseg.data.submission import read_submission, written_whole
@@ -219,7 +219,7 @@ def scores_of_sums(sums: Float[np.ndarray, "R 8"]) -> dict[str, Float[np.ndarray
     """The official scores of rows as `by_take` makes them, or of sums of such rows; what is undefined is NaN."""
     with np.errstate(divide="ignore", invalid="ignore"):
         means = (sums[:, :4] / sums[:, 4:5]).T
-        balanced = (sums[:, 5] / sums[:, 4] + sums[:, 7] / sums[:, 6]) / 2
+        balanced = mean_recall(sums[:, [5, 7]] / sums[:, [4, 6]])
     names = ("iou", "location_error", "contour_accuracy", "existence_accuracy")
     return dict(zip(names, means, strict=True)) | {"visibility_balanced_accuracy": balanced}
 

@@ -62,9 +62,14 @@ def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
     os.replace(own, path)
 
 
+def refuse_other(folder: Path, manifest: dict[str, Any], holds: str = "predictions") -> None:
+    """Leave a folder alone whose manifest has another `identity`."""
+    check_manifest(folder / MANIFEST, manifest["identity"], where=folder, holds=f"this folder holds {holds}")
+
+
 def settle_folder(folder: Path, manifest: dict[str, Any], holds: str = "predictions") -> None:
     """Write a folder's manifest, or make sure that the one in place has the same `identity`."""
+    refuse_other(folder, manifest, holds)
     path = folder / MANIFEST
-    check_manifest(path, manifest["identity"], where=folder, holds=f"this folder holds {holds}")
     if not path.is_file():
         write_manifest(path, manifest)

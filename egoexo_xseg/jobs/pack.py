@@ -72,7 +72,7 @@ def pack(
     found = source.directions
     absent = [direction.value for direction in Direction if direction not in found]
     if absent and not partial:
-        remedy = f"Run xseg predict --direction {absent[0]}, or pack with --partial"
+        remedy = f"{source.way_to(absent[0])}, or pack with --partial"
         raise SubmissionError(f"no predictions for {absent[0]}", where=source.where, remedy=remedy)
     if annotations.unprepared and not partial:
         count, names = len(annotations.unprepared), _listed(annotations.unprepared, ", ")
@@ -112,6 +112,10 @@ class FolderAnswers:
         self.folder, self.where = folder, str(folder)
         self.directions = predicted_directions(folder)
 
+    def way_to(self, direction: str) -> str:
+        """How another direction gets in."""
+        return f"Run xseg predict --direction {direction}"
+
     def origin(self) -> dict[str, Any]:
         """The manifests by direction, for the submission's own."""
         return {each.value: read_manifest(self.folder / each.value / MANIFEST) or None for each in self.directions}
@@ -123,6 +127,14 @@ class FolderAnswers:
         self, direction: Direction, take_uid: str, _required: Required, _scored_hw: Mapping[str, tuple[int, int]]
     ) -> dict[Key, Prediction]:
         return read_take_predictions(self.folder, direction, take_uid)
+
+    def count(self, direction: Direction) -> int:
+        """All its predictions of a direction, asked for or not."""
+        total = 0
+        for path in (self.folder / direction.value).glob("*.jsonl"):
+            with path.open("rb") as lines:
+                total += sum(1 for _ in lines)
+        return total
 
 
 def _remedy(lost: Sequence[tuple[Direction, str]]) -> str:
@@ -177,19 +189,19 @@ def _iter_answers(
     fill: str,
     summary: PackSummary,
 ) -> Iterator[tuple[str, Answers, list[int]]]:
-    summary.packed[direction.value] = 0
+    summary.packed[direction.value] = used = wanted = 0
     for demand in track(demands, f"Packing {direction.value}", total=len(demands)):
         uid = demand.take_uid
         predicted = source.of_take(direction, uid, demand.required[direction], demand.scored_hw)
         answers: dict[str, Any] = {}
-        asked = 0
         for object_id, pairs in demand.required[direction].items():
             answers[object_id] = {}
             for (query, target), frames in pairs.items():
                 own = {frame: predicted.get((object_id, query, target, frame)) for frame in frames}
                 hw = demand.scored_hw[target]
                 holes = dict(_iter_holes(own, hw))
-                asked += sum(prediction is not None for prediction in own.values())
+                used += sum(prediction is not None for prediction in own.values())
+                wanted += len(own)
                 summary.packed[direction.value] += len(own) - len(holes)
                 summary.filled += len(holes)
                 place = f"{direction.value}, take {uid}, object {object_id!r}, {query} to {target}"
@@ -199,8 +211,12 @@ def _iter_answers(
                     if frame in demand.usable[object_id, query]
                 ]
                 answers[object_id][query, target] = _fill(own, holes, hw, fill)
-        summary.extra += len(predicted) - asked
         yield uid, answers, list(demand.sampled_frames)
+    there = source.count(direction)
+    summary.extra += there - used
+    if wanted and there and not used:
+        problem = f"none of the {there} {direction.value} answers is asked for"
+        raise SubmissionError(problem, where=source.where, remedy="Another split's, or the wrong direction's?")
 
 
 def _iter_holes(predictions: Mapping[int, Prediction | None], hw: tuple[int, int]) -> Iterator[tuple[int, str]]:

@@ -85,8 +85,9 @@ def draw_record(record: Shown, width: int | None = None, scale: float = 1.0) -> 
     ]
     if any(item.annotated for item in pair.objects):
         panels.append(_overlay_panel(f"ground truth: {pair.target_camera}", target, truths, colours))
-    if truths:
-        smallest = min(truths, key=lambda object_id: rle_area(truths[object_id]))
+    areas = {object_id: area for object_id, truth in truths.items() if (area := rle_area(truth))}
+    if areas:
+        smallest = min(areas, key=areas.__getitem__)
         answer = found.get(smallest), hidden.get(smallest)
         look = partial(closer, target, truths[smallest], truths[smallest], answer, colours[smallest])
         panels.append(("closer (white: truth)", 1.0, look))
@@ -170,8 +171,12 @@ def closer(
     colour: str,
     hw: tuple[int, int],
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """A square around a mask: the prediction in its colour (thin if not visible), the truth as a white line."""
+    """A square around a mask: the prediction in its colour (thin if not visible), the truth as a white line.
+
+    Around an empty mask it is as much of the image as fits.
+    """
     mask = rle_to_mask(around)
+    mask = mask if mask.any() else ~mask
     height, width = image.shape[:2]
     rows, columns = (np.flatnonzero(mask.any(axis)) / mask.shape[1 - axis] for axis in (1, 0))
     reach = max(24.0, CLOSER * max(np.ptp(rows) * height, np.ptp(columns) * width) / 2)

@@ -23,7 +23,7 @@ from egoexo_xseg.data.shards import shard_takes
 from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.data.visibility import VisibilityMap, checkpoint_map
 from egoexo_xseg.errors import PredictionError, XsegError
-from egoexo_xseg.jobs.manifest import settle_folder, versions
+from egoexo_xseg.jobs.manifest import refuse_other, settle_folder, versions
 from egoexo_xseg.masks import mask_to_rle, scored_hw
 from egoexo_xseg.model.answers import Segmentation, segment
 from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint
@@ -110,23 +110,26 @@ def predict(options: PredictOptions) -> PredictSummary:
     """
     options = options.settled()
     annotations = open_annotations(options.data, split=options.split, takes=options.takes)
-    captions = _open_captions(options)
+    captions = _open_captions(options, annotations)
     uids = shard_takes(annotations, *options.shard)
 
     summary = PredictSummary(options.out / options.direction.value if options.direction else options.out)
     checkpoint = fetch_model(options.model, dtype=DTYPES[options.dtype])
     model = checkpoint_hash(checkpoint)
     calibrations = {direction: checkpoint_map(checkpoint, model, direction) for direction in options.directions}
+    manifests = {}
     for direction, calibration in calibrations.items():
-        settle_folder(
-            options.out / direction.value, _manifest(options, direction, (checkpoint, model), calibration, captions)
-        )
-        note_shard(options.out, direction, options.shard, uids)
+        manifests[direction] = _manifest(options, direction, (checkpoint, model), calibration, captions)
+        refuse_other(options.out / direction.value, manifests[direction])
     missing = {uid: [each for each in options.directions if not _is_done(options, each, uid)] for uid in uids}
     missing = {uid: directions for uid, directions in missing.items() if directions}
     summary.already = len(uids) - len(missing)
-    if missing:
-        predictor = Predictor(options, checkpoint, calibrations)
+    # Before anything is written: it may turn out to be no model.
+    predictor = Predictor(options, checkpoint, calibrations) if missing else None
+    for direction, manifest in manifests.items():
+        settle_folder(options.out / direction.value, manifest)
+        note_shard(options.out, direction, options.shard, uids)
+    if predictor:
         label = f"Predicting {options.direction.value if options.direction else 'both ways'}"
         for uid, directions in track(missing.items(), label, total=len(missing)):
             predictor.write_take(annotations.load(uid), directions, captions, summary)
@@ -308,12 +311,12 @@ def _is_done(options: PredictOptions, direction: Direction, uid: str) -> bool:
     return (folder / f"{uid}.jsonl").is_file() and not (folder / f"{uid}.faults.txt").exists()
 
 
-def _open_captions(options: PredictOptions) -> Captions | None:
+def _open_captions(options: PredictOptions, annotations: Annotations) -> Captions | None:
     if options.captions is None:
         if options.shuffle_captions is not None:
             raise PredictionError("no captions to shuffle", remedy="Give --captions FILE")
         return None
-    captions = Captions.read(options.captions)
+    captions = Captions.read(options.captions, annotations.take_uids)
     return captions if options.shuffle_captions is None else captions.shuffled(options.shuffle_captions)
 
 

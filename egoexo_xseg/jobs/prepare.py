@@ -113,8 +113,12 @@ def prepare(
             else:
                 videos = raw / "takes" / listing.name / "frame_aligned_videos"
                 orders.append(_Order(annotations.unread(uid), videos, listing.cameras, data / uid))
-        # A take that is neither in takes.json nor on the disk is not an official one.
-        official = [uid for uid in uids if not listings or uid in listings or (raw / "takes" / names[uid]).is_dir()]
+        # A take that is neither in takes.json nor on the disk is not an official one; one that is not chosen may be.
+        official = [
+            uid
+            for uid, name in names.items()
+            if not listings or uid in listings or (NAME.fullmatch(name) and (raw / "takes" / name).is_dir())
+        ]
         merge_split(data, path.stem.removeprefix("relations_"), official)
         # Where there are more processors than takes, each take is decoded by several threads.
         threads = min(MAX_THREADS, max(1, (workers or os.cpu_count() or 1) // max(1, len(orders))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -151,7 +152,7 @@ def _interval(column: np.ndarray) -> Interval | None:
 
 def reliability(samples: Sequence[ScoredSample]) -> list[tuple[int, float, float]]:
     """Of each tenth of the confidence that occurs: how many, their mean, and the share that is visible."""
-    confidence = np.clip([sample.confidence for sample in samples], 0, 1)
+    confidence = np.array([_probability(sample) for sample in samples])
     visible = np.array([sample.visible for sample in samples])
     bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
     return [
@@ -159,6 +160,11 @@ def reliability(samples: Sequence[ScoredSample]) -> list[tuple[int, float, float
         for own in (bins == number for number in range(BINS))
         if own.any()
     ]
+
+
+def _probability(sample: ScoredSample) -> float:
+    """The confidence within 0 and 1; what is no number is not above the evaluator's threshold."""
+    return 0.0 if isnan(sample.confidence) else min(max(sample.confidence, 0.0), 1.0)
 
 
 def _columns(samples: Sequence[ScoredSample], uids: Sequence[str]) -> dict[str, list[Any]]:
@@ -176,7 +182,7 @@ def _columns(samples: Sequence[ScoredSample], uids: Sequence[str]) -> dict[str, 
             number(f"{sample.query_camera} to {sample.target_camera}"),
             sample.frame,
             -1 if sample.iou is None else round(1000 * sample.iou),
-            round(1000 * min(max(sample.confidence, 0.0), 1.0)),
+            round(1000 * _probability(sample)),
         )
         for sample in samples
     ]

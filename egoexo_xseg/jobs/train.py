@@ -19,20 +19,20 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader, Dataset
 
 from egoexo_xseg.config import TrainConfig
-from egoexo_xseg.data.annotations import open_annotations
+from egoexo_xseg.data.annotations import Annotations, open_annotations
 from egoexo_xseg.data.captions import Captions
 from egoexo_xseg.data.dataset import SampleMaker
 from egoexo_xseg.data.moments import DrawnMoments, Moments, PreparedMoments
 from egoexo_xseg.errors import XsegError
 from egoexo_xseg.jobs.train_log import HeldOut, Log
-from egoexo_xseg.jobs.train_state import Processes, resume, save, settle, unwrap
+from egoexo_xseg.jobs.train_state import Processes, describe_run, refuse_other, resume, save, settle, unwrap
 from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint, new_checkpoint, read_shape
 from egoexo_xseg.model.inputs import Batch, Sample, collate
 from egoexo_xseg.model.objective import Objective, freeze
 from egoexo_xseg.model.segmenter import CrossViewModel
 from egoexo_xseg.model.store import fetch_model
 from egoexo_xseg.parallel import keep_freed_memory
-from egoexo_xseg.progress import detail, track
+from egoexo_xseg.progress import detail, details_are_shown, show_details, track
 from egoexo_xseg.world.paint import COLOURS, PATTERNS
 from egoexo_xseg.world.things import SHAPES
 
@@ -63,8 +63,18 @@ def train(options: TrainOptions) -> Path:
     if processes.device.type == "cpu":
         keep_freed_memory()
     checkpoint = _find_start(options, processes)
-    identity = {"init": checkpoint_hash(checkpoint), "data": str(options.data or ""), "split": options.split or ""}
-    settle(options.out, config, identity, processes)
+    annotations = open_annotations(options.data, split=options.split) if options.data else None
+    captions = Captions.read(options.captions, annotations.take_uids) if annotations and options.captions else None
+    identity = {
+        "init": checkpoint_hash(checkpoint),
+        "data": str(options.data or ""),
+        "split": options.split or "",
+        "captions": captions.hash if captions else None,
+    }
+    manifest = describe_run(config, identity, processes)
+    refuse_other(options.out, manifest)
+    if options.held_out:
+        options.held_out.check(config)
     torch.manual_seed(config.seed)
     segmenter, prompts = load_checkpoint(checkpoint, device=processes.device, changes=config.model_changes)
     freeze(segmenter, config)
@@ -72,24 +82,33 @@ def train(options: TrainOptions) -> Path:
         segmenter.language.gradient_checkpointing_enable()
     learner = _distribute(Objective(segmenter, config), options.fsdp, processes)
     optimizer = make_optimizer(segmenter, config)
-    moments = _open_moments(options, segmenter, processes)
+    moments = _open_moments(options, (annotations, captions), segmenter, processes)
     steps = _count_steps(config, moments, processes)
+    settle(options.out, manifest, processes)
     start = resume(options.out, learner, optimizer)
     log = Log(options.out, start, processes, options.tensorboard)
     shape = segmenter.config
     maker = SampleMaker(config, prompts, shape.image_size, shape.pad_value, shape.decoder.num_mask_tokens)
     batches = Batches(moments, maker, config, processes)
+
+    def validates(done: int) -> bool:
+        return options.held_out is not None and (done % config.validate_every == 0 or done == steps)
+
+    def validate(done: int) -> None:
+        log.add("validation", {"step": done, **options.held_out.score(options.out, done, config, processes)})
+
+    if start and validates(start) and not log.tells("validation", start):
+        validate(start)
     began = time.monotonic()
     ahead = batches.read_ahead(range(start * config.accumulate, steps * config.accumulate))
     for done in _shown(range(start + 1, steps + 1), processes):
         own = [next(ahead) for _ in range(config.accumulate)]
         losses = take_step(learner, optimizer, own, (done - 1, steps), processes)
         log.add("log", {"step": done, "seconds": round(time.monotonic() - began, 1), **losses})
-        validates = options.held_out and (done % config.validate_every == 0 or done == steps)
-        if validates or done % config.keep_every == 0 or done == steps:
+        if validates(done) or done % config.keep_every == 0 or done == steps:
             save(options.out, learner, optimizer, prompts, done, processes)
-        if validates:
-            log.add("validation", {"step": done, **options.held_out.score(options.out, done, config, processes)})
+        if validates(done):
+            validate(done)
     return options.out / "model"
 
 
@@ -142,6 +161,7 @@ class Batches(Dataset[Batch | None]):
             num_workers=workers,
             collate_fn=_as_it_is,
             multiprocessing_context="spawn" if workers else None,
+            worker_init_fn=show_details if workers and details_are_shown() else None,
             pin_memory=workers > 0 and torch.cuda.is_available(),
         )
         for batch in loader:
@@ -176,15 +196,21 @@ def take_step(
         with quiet, mixed:
             parts = learner(batch.to(processes.device))
             if not torch.isfinite(parts["loss"]):
-                where = "; ".join(batch.names)
-                raise XsegError(f"the loss is not finite at step {step + 1}", where=where, remedy="Lower --lr")
+                raise _not_finite("loss", step, [batch])
             (parts["loss"] / len(batches)).backward()
         for name, value in parts.items():
             total[name] = total.get(name, 0.0) + value.item() / len(batches)
     norm = _clip_gradients(learner, config.clip, processes)
+    if not math.isfinite(norm):
+        raise _not_finite("gradient", step, batches)
     optimizer.step()
     rate = optimizer.param_groups[0]["lr"]
     return {**{name: round(value, 5) for name, value in total.items()}, "norm": round(norm, 3), "lr": rate}
+
+
+def _not_finite(what: str, step: int, batches: list[Batch]) -> XsegError:
+    where = "; ".join(name for batch in batches for name in batch.names)
+    return XsegError(f"the {what} is not finite at step {step + 1}", where=where, remedy="Lower --lr")
 
 
 def _clip_gradients(learner: nn.Module, most: float, processes: Processes) -> float:
@@ -230,13 +256,17 @@ def make_optimizer(segmenter: CrossViewModel, config: TrainConfig) -> torch.opti
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.lr, betas=config.betas)
 
 
-def _open_moments(options: TrainOptions, segmenter: CrossViewModel, processes: Processes) -> Moments:
-    if options.data is None:
+def _open_moments(
+    options: TrainOptions,
+    prepared: tuple[Annotations | None, Captions | None],
+    segmenter: CrossViewModel,
+    processes: Processes,
+) -> Moments:
+    annotations, captions = prepared
+    if annotations is None:
         # Where one process does all, drawing costs as much as learning; beside a GPU, nobody keeps what is drawn.
         showings = 2 if processes.device.type == "cpu" else 1
         return DrawnMoments(options.config, segmenter.config.image_size, processes.count, showings)
-    annotations = open_annotations(options.data, split=options.split)
-    captions = Captions.read(options.captions) if options.captions else None
     index = options.out / f"records-{processes.rank}.jsonl"
     return PreparedMoments(annotations, options.config, index, captions)
 

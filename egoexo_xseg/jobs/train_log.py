@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,10 @@ from typing import Any
 
 from egoexo_xseg.config import TrainConfig
 from egoexo_xseg.data.annotations import open_annotations
-from egoexo_xseg.errors import XsegError
+from egoexo_xseg.data.captions import Captions
+from egoexo_xseg.data.pairs import iter_pairs
+from egoexo_xseg.data.submission import written_whole
+from egoexo_xseg.errors import AnnotationError, XsegError
 from egoexo_xseg.jobs.evaluate import evaluate
 from egoexo_xseg.jobs.pack import pack
 from egoexo_xseg.jobs.pictures import contact_sheet
@@ -48,14 +50,23 @@ class Log:
                         self.board.add_scalar(f"{name}/{label}/{inner}".rstrip("/"), figure, row["step"])
             self.board.flush()
 
+    def tells(self, name: str, step: int) -> bool:
+        """Whether `<name>.jsonl` has a row of this step; every process may ask."""
+        path = self.out / f"{name}.jsonl"
+        return path.is_file() and any(json.loads(line)["step"] == step for line in _whole_lines(path))
+
 
 def _forget(path: Path, start: int) -> None:
     """Drop what a killed run logged after the state from which it goes on: those steps come again."""
     if path.is_file():
-        lines = [line for line in path.read_text("utf-8").splitlines(keepends=True) if line.endswith("\n")]
-        partial = path.with_name(f".{path.name}.partial")
-        partial.write_text("".join(line for line in lines if json.loads(line)["step"] <= start), "utf-8")
-        os.replace(partial, path)
+        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= start]
+        with written_whole(path) as file:
+            file.writelines(kept)
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """Without the one in which a run was killed."""
+    return [line for line in path.read_text("utf-8").splitlines(keepends=True) if line.endswith("\n")]
 
 
 def _open_board(folder: Path, start: int) -> Any:
@@ -75,6 +86,25 @@ class HeldOut:
     captions: Path | None
     takes: int
 
+    def check(self, config: TrainConfig) -> None:
+        """Refuse, before anything is learnt, takes that nobody could score, and captions that are not theirs."""
+        annotations = open_annotations(self.data, split=self.split)
+        uids = annotations.take_uids[: self.takes]
+        if self.captions:
+            Captions.read(self.captions, uids)
+        if not any(
+            item.annotated
+            for uid in uids
+            for direction in self._directions(config)
+            for pair in iter_pairs(annotations.load(uid), direction)
+            for item in pair.objects
+        ):
+            problem = "no annotated target frames to validate on"
+            raise AnnotationError(problem, where=annotations.source, remedy="Choose another --val-split")
+
+    def _directions(self, config: TrainConfig) -> list[Direction]:
+        return [each for each in Direction if config.direction in (each.value, "both")]
+
     def score(self, out: Path, step: int, config: TrainConfig, processes: Processes) -> dict[str, Any]:
         """Official scores by direction of the model in `out/model`, and a picture of some records.
 
@@ -83,7 +113,7 @@ class HeldOut:
         folder = out / f".validation-{step}.partial"
         annotations = open_annotations(self.data, split=self.split)
         takes = annotations.take_uids[: self.takes]
-        directions = [each for each in Direction if config.direction in (each.value, "both")]
+        directions = self._directions(config)
         for direction in directions:
             options = PredictOptions(
                 self.data,

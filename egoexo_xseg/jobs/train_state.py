@@ -8,6 +8,7 @@ import platform
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,6 +23,7 @@ from torch.distributed.checkpoint.state_dict import (
 
 from egoexo_xseg import __version__
 from egoexo_xseg.config import TrainConfig
+from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.errors import CheckpointError, XsegError
 from egoexo_xseg.model.checkpoint import save_checkpoint
 from egoexo_xseg.model.objective import Objective
@@ -59,30 +61,39 @@ def unwrap(learner: nn.Module) -> Objective:
     return learner.module if isinstance(learner, nn.parallel.DistributedDataParallel) else learner
 
 
-def settle(out: Path, config: TrainConfig, identity: dict[str, object], processes: Processes) -> None:
-    """Write the configuration, or make sure that the folder holds a run of the same."""
-    path = out / "train.json"
-    identity = {**identity, "processes": processes.count}
-    manifest = {
+def describe_run(config: TrainConfig, identity: dict[str, object], processes: Processes) -> dict[str, Any]:
+    """What `train.json` says; the same configuration and identity belong to the same run."""
+    return {
         "config": config.to_json(),
-        "run": identity,
+        "run": {**identity, "processes": processes.count},
         "versions": {"xseg": __version__, "python": platform.python_version(), "torch": torch.__version__},
     }
-    if path.is_file():
-        try:
-            before = json.loads(path.read_bytes())
-            same = before["config"] == manifest["config"] and before["run"] == identity
-        except (ValueError, KeyError, TypeError, RecursionError):
-            raise XsegError("not readable as a training run", where=path, remedy="Choose another --out") from None
-        if not same:
-            raise XsegError(
-                "this folder holds a run with another configuration", where=out, remedy="Choose another --out"
-            )
-    elif processes.rank == 0:
+
+
+def refuse_other(out: Path, manifest: dict[str, Any]) -> None:
+    """Leave a folder alone that holds another run."""
+    path = out / "train.json"
+    if not path.is_file():
+        return
+    try:
+        before = json.loads(path.read_bytes())
+        same = all(before[part] == manifest[part] for part in ("config", "run"))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise XsegError("not readable as a training run", where=path, remedy="Choose another --out") from None
+    if not same:
+        problem = "this folder holds a run with another configuration"
+        raise XsegError(problem, where=out, remedy="Choose another --out, or delete it")
+
+
+def settle(out: Path, manifest: dict[str, Any], processes: Processes) -> None:
+    """Write the configuration down, unless a run of the same goes on, and clear what a killed one was scoring."""
+    if processes.rank == 0:
         out.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(".train.json.partial")
-        partial.write_text(json.dumps(manifest, indent=1) + "\n", "utf-8")
-        os.replace(partial, path)
+        for abandoned in out.glob(".validation-*.partial"):
+            shutil.rmtree(abandoned)
+        if not (out / "train.json").is_file():
+            with written_whole(out / "train.json") as file:
+                file.write(json.dumps(manifest, indent=1) + "\n")
     processes.wait()
 
 
@@ -94,7 +105,7 @@ def save(
     step: int,
     processes: Processes,
 ) -> None:
-    """State first, under a temporary name; then the model; then all states but the newest few are deleted."""
+    """The model first, then the state, which says that both are whole; then all but the newest few are deleted."""
     objective = unwrap(learner)
     # FSDP gathers into padded storages, which would be saved whole.
     weights = {
@@ -107,14 +118,14 @@ def save(
         "optimizer": get_optimizer_state_dict(objective, optimizer, options=WHOLE),
     }
     if processes.rank == 0:
-        partial = out / f".state-{step}.partial"
-        torch.save(state, partial)
-        os.replace(partial, out / f"state-{step}.pt")
         segmenter = objective.segmenter
         segmenter.config.untrained = False
         own = {name.removeprefix("segmenter."): value for name, value in weights.items()}
         save_checkpoint(segmenter, prompts, out / "model", own)
         shutil.copyfile(out / "train.json", out / "model" / "train.json")
+        partial = out / f".state-{step}.partial"
+        torch.save(state, partial)
+        os.replace(partial, out / f"state-{step}.pt")
         for old in _states(out)[: -objective.config.keep_last]:
             old.unlink()
     processes.wait()
@@ -122,7 +133,9 @@ def save(
 
 def _states(out: Path) -> list[Path]:
     """Complete states, oldest first."""
-    return sorted(out.glob("state-*.pt"), key=lambda path: int(path.stem.removeprefix("state-")))
+    numbers = {path: path.stem.removeprefix("state-") for path in out.glob("state-*.pt")}
+    own = [path for path, number in numbers.items() if number.isdecimal()]
+    return sorted(own, key=lambda path: int(numbers[path]))
 
 
 def resume(out: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> int:

@@ -159,10 +159,12 @@ def _check_direction(part: Any, key: str, annotations: Annotations, report: Repo
     for name, wanted in STAMP.items():
         if part.get(name) != wanted:
             report.add("warning", f"{name} is not {wanted!r}", Place(key), f"found {_shown(part.get(name))}")
-    for uid in annotations.take_uids:
+    for uid in (*annotations.take_uids, *annotations.unprepared):
         if uid not in results:
             report.add("error", "take missing", Place(key, uid))
-    for uid in sorted(results.keys() - set(annotations.take_uids)):
+    for uid in sorted(results.keys() & set(annotations.unprepared)):
+        report.add("warning", "take that is not prepared, and not looked into", Place(key, uid))
+    for uid in sorted(results.keys() - {*annotations.take_uids, *annotations.unprepared}):
         report.add("error", "take that is not asked for", Place(key, _shown(uid)))
     return results
 
