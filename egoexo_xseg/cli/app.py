@@ -135,9 +135,9 @@ def example(*lines: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def split_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--split", metavar="NAME", help="Only the takes of this split (train, val, test, ...).")(
-        command
-    )
+    return click.option(
+        "--split", metavar="NAME", help="Only takes of this split: train, val, test, ... (default: all)."
+    )(command)
 
 
 def takes_option(command: Callable[..., Any]) -> Callable[..., Any]:

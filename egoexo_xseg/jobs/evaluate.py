@@ -23,7 +23,7 @@ from egoexo_xseg.parallel import map_processes
 from egoexo_xseg.progress import track
 from egoexo_xseg.records import Direction
 
-LISTED = 5
+LISTED = 3
 
 SIZES = (
     (0.001, "< 0.1%"),

@@ -25,7 +25,8 @@ from egoexo_xseg.progress import track
 from egoexo_xseg.records import Direction, Prediction
 
 FILLS = ("error", "center", "propagate")
-LISTED = 10
+LISTED = 3
+"""Examples in a message; of shards to be run again there are more."""
 
 
 @dataclass
@@ -141,11 +142,11 @@ def _remedy(lost: Sequence[tuple[Direction, str]]) -> str:
     if not lost:
         return "Predict them, or pack with --fill center or --fill propagate"
     again = [f"--direction {direction.value} --shard {shard}" for direction, shard in lost]
-    return f"Run xseg predict again with {_listed(again, '; ')}"
+    return f"Run xseg predict again with {_listed(again, '; ', 16)}"
 
 
-def _listed(places: Sequence[str], separator: str) -> str:
-    return separator.join([*places[:LISTED], *["..."] * (len(places) > LISTED)])
+def _listed(places: Sequence[str], separator: str, most: int = LISTED) -> str:
+    return separator.join([*places[:most], *["..."] * (len(places) > most)])
 
 
 @contextmanager
