@@ -15,6 +15,13 @@ from egoexo_xseg.masks import mask_to_rle
 HERE = Path(__file__).parent
 
 
+def pytest_configure() -> None:
+    """A folder that is not there would have most of what it is for skipped."""
+    named = os.environ.get("XSEG_GOLDEN")
+    if named and not Path(named).is_dir():
+        pytest.exit(f"XSEG_GOLDEN names no folder: {named}", returncode=1)
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """The folder of ground truths: the reduced one beside the tests, or a full one named by XSEG_GOLDEN."""

@@ -53,7 +53,7 @@ def test_help_has_a_working_example(words):
         assert {arg for arg in args if arg.startswith("-")} <= known
 
 
-@pytest.mark.parametrize("group", [(), ("analyze",)], ids=" ".join)
+@pytest.mark.parametrize("group", [(), ("analyze",), ("weights",)], ids=" ".join)
 def test_group_help_lists_every_command_with_a_sentence(group):
     output = run(*group, "--help").output
     commands = cli.commands[group[0]].commands if group else cli.commands
@@ -61,7 +61,7 @@ def test_group_help_lists_every_command_with_a_sentence(group):
         assert f"  {name} " in output and command.get_short_help_str().endswith((".", "..."))
 
 
-@pytest.mark.parametrize("group", [(), ("analyze",)], ids=" ".join)
+@pytest.mark.parametrize("group", [(), ("analyze",), ("weights",)], ids=" ".join)
 def test_groups_alone_show_their_help(group):
     result = run(*group)
     assert result.exit_code == 1 and result.stdout == "" and result.stderr == run(*group, "--help").stdout
@@ -78,9 +78,7 @@ def test_every_option_is_explained():
 
 
 def test_unknown_command():
-    assert error("predicted") == "No such command 'predicted'. Did you mean 'predict'?. See xseg --help." or error(
-        "predicted"
-    ).startswith("No such command 'predicted'")
+    assert error("predicted").startswith("No such command 'predicted'")
 
 
 def test_unknown_option():
@@ -89,9 +87,7 @@ def test_unknown_option():
 
 def test_mistakes_within_a_group(tmp_path):
     assert error("analyze", "texts").startswith("No such command 'texts'")
-    assert error("analyze", "text", "--data", tmp_path, "--out", tmp_path) == (
-        "Missing option '--captions'. See xseg analyze text --help."
-    )
+    assert error("analyze", "text", "--data", tmp_path, "--out", tmp_path) == ("captions are needed. Give --captions")
     assert error("analyze", "fusion", "--data", tmp_path, "--out", tmp_path, "--model", tmp_path / "none") == (
         f"{tmp_path}: no prepared takes here. Run xseg prepare first"
     )

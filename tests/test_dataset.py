@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
+from egoexo_xseg.config import TrainConfig
 from egoexo_xseg.data import dataset, images
 from egoexo_xseg.data.annotations import open_annotations
-from egoexo_xseg.data.dataset import PairReader
+from egoexo_xseg.data.dataset import PairReader, SampleMaker
+from egoexo_xseg.data.moments import Moment
 from egoexo_xseg.data.pairs import iter_pairs
 from egoexo_xseg.errors import MediaError
 from egoexo_xseg.masks import rle_to_mask
@@ -96,3 +98,71 @@ def test_hidden_targets_make_the_same_samples(data, take, reader):
     hidden = open_annotations(data).load("take-b")
     assert [str(pair) for pair in iter_pairs(hidden, Direction.EGO_EXO)] == full
     assert all(reader.read(pair, hidden.folder) for pair in iter_pairs(hidden, Direction.EGO_EXO))
+
+
+CAPTIONS = ("red", "green")
+
+
+def make_moment(hidden: tuple[int, ...] = ()) -> Moment:
+    """Two views of two objects: the first one's pixels are red, the second one's green, and all others black."""
+    images, masks = np.zeros((2, SIDE, SIDE, 3), np.uint8), np.zeros((2, 2, SIDE, SIDE), bool)
+    for view, number, rows, columns in ((0, 0, 3, 5), (0, 1, 20, 40), (1, 0, 44, 30), (1, 1, 9, 11)):
+        if view == 0 or number not in hidden:
+            masks[view, number, rows : rows + 8, columns : columns + 12] = True
+            images[view, masks[view, number], number] = 190
+    return Moment("take t, frame 0", ("ego", "exo"), *images, *masks, CAPTIONS)
+
+
+def make_sample(seed: int, salt: int = 0, hidden: tuple[int, ...] = (), most: int = 9, **settings):
+    maker = SampleMaker(TrainConfig(**settings), PromptBuilder(byte_tokenizer()), SIDE, 128, most)
+    return maker.make(make_moment(hidden), np.random.default_rng(seed), salt)
+
+
+def numbers(sample) -> list[int]:
+    """Which object each row is, by the colour under its query mask."""
+    return [int(sample.query.image[mask].sum(0).argmax()) for mask in sample.query_masks]
+
+
+def told(sample, row: int) -> str:
+    pairs = zip(sample.prompt.caption_ids, sample.prompt.owners, strict=True)
+    return bytes(token for token, owner in pairs if owner == row and 0 <= token < 256).decode().strip(" .")
+
+
+def test_masks_and_captions_stay_with_their_objects_however_a_moment_is_varied():
+    orders, sides = set(), set()
+    for salt in range(12):
+        sample = make_sample(salt, salt, caption_share=1.0)
+        orders.add(tuple(numbers(sample)))
+        sides.add(bool(sample.query_masks[numbers(sample).index(0), :, :20].any()))
+        for row, number in enumerate(numbers(sample)):
+            for view, masks in ((sample.query, sample.query_masks), (sample.target, sample.target_masks)):
+                assert np.array_equal(view.image[..., number] > 0, masks[row])
+            assert told(sample, row) == CAPTIONS[number]
+    assert orders == {(0, 1), (1, 0)} and sides == {False, True}  # both orders, and mirrored or not
+
+
+def test_records_of_a_batch_share_a_views_tint_and_others_have_another():
+    one, two, other = make_sample(0, 5), make_sample(1, 5), make_sample(0, 6)
+    assert np.array_equal(one.query.image, two.query.image) and np.array_equal(one.target.image, two.target.image)
+    assert one.query.image.max() != one.target.image.max() and one.query.image.max() != other.query.image.max()
+    plain = make_sample(0, 5, augment=False)
+    assert np.array_equal(plain.query.image, make_moment().query_image)
+
+
+def test_captions_are_held_back_taken_away_and_exchanged_as_often_as_asked():
+    texts = {
+        (share, noise): {told(make_sample(seed, caption_share=share, caption_noise=noise), 0) for seed in range(12)}
+        for share, noise in ((0.0, 0.0), (1.0, 1.0), (1.0, 0.5))
+    }
+    assert texts[0.0, 0.0] == texts[1.0, 1.0] == {""}
+    assert texts[1.0, 0.5] == {"", *CAPTIONS}
+    pairs = [(told(sample, 0), numbers(sample)[0]) for sample in (make_sample(s, caption_noise=0.5) for s in range(40))]
+    assert any(text and text != CAPTIONS[number] for text, number in pairs)
+
+
+def test_hidden_targets_take_part_unless_they_must_not():
+    sample = make_sample(0, hidden=(1,))
+    assert [bool(mask.any()) for mask in sample.target_masks] == [number == 0 for number in numbers(sample)]
+    assert numbers(make_sample(0, hidden=(1,), negatives=False)) == [0]
+    assert make_sample(0, hidden=(0, 1), negatives=False) is None
+    assert len(numbers(make_sample(0, most=1))) == 1

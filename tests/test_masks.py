@@ -119,7 +119,7 @@ def test_scored_size_is_the_evaluators(hw, scored):
 
 
 def test_683_squares_lose_a_pixel():
-    """Counted with the official expression (benchmark notes): float rounding is part of the format."""
+    """Counted with the official expression: float rounding is part of the format."""
     assert sum(scored_hw((side, side)) != (480, 480) for side in range(480, 4001)) == 683
 
 

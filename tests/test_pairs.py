@@ -78,7 +78,9 @@ def test_a_split_whose_targets_are_hidden_asks_for_every_camera_of_the_other_sid
 def test_pairs_hold_the_required_keys_exactly(golden, direction):
     from egoexo_xseg.data.annotations import open_annotations
 
-    for case in sorted((golden / "evaluator").glob("*/gt.json")):
+    cases = sorted((golden / "evaluator").glob("*/gt.json"))
+    assert cases
+    for case in cases:
         for recording in open_annotations(case):
             pairs = iter_pairs(recording, direction)
             found = [(o.object_id, p.query_camera, p.target_camera, p.frame) for p in pairs for o in p.objects]

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from test_cli import error, run
 
 from egoexo_xseg.jobs import demo as job
@@ -99,7 +100,7 @@ def test_an_invalid_submission_exits_with_one(street, tmp_path):
         (("predict", "--direction", "ego2exo", "--data", "DATA", "--split", "train", "--model", MODEL), "DATA/split.json: no split 'train'. It has: val"),
         (("predict", "--direction", "ego2exo", "--data", "DATA", "--shard", "3/2", "--model", MODEL), "Invalid value for '--shard': '3/2' is not a shard: the second of eight is 2/8. See xseg predict --help."),
         (("predict", "--direction", "sideways", "--data", "DATA"), "Invalid value for '--direction': 'sideways' is not one of 'ego2exo', 'exo2ego', 'both'. See xseg predict --help."),
-        (("predict", "--direction", "ego2exo", "--data", "DATA", "--device", "tpu", "--model", MODEL), "no device 'tpu' here. Use cpu or cuda; 0 CUDA devices are seen"),
+        (("predict", "--direction", "ego2exo", "--data", "DATA", "--device", "tpu", "--model", MODEL), f"no device 'tpu' here. Use cpu or cuda; {torch.cuda.device_count()} CUDA devices are seen"),
         (("predict", "--direction", "ego2exo", "--data", "DATA", "--model", MODEL, "--shuffle-captions", "1"), "no captions to shuffle. Give --captions FILE"),
         (("predict", "--direction", "ego2exo", "--data", "DATA", "--captions", "nowhere"), "Invalid value for '--captions': Path 'nowhere' does not exist. See xseg predict --help."),
         (("pack", "s.json", "--predictions", "DATA", "--data", "DATA"), "DATA: no predictions here. Run xseg predict --out with this folder"),

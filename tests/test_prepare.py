@@ -218,12 +218,12 @@ def test_a_take_of_no_usable_name_is_skipped(tmp_path):
 
 
 @pytest.mark.parametrize("cut", [100, 1000, 3000])
-def test_cut_videos_give_their_beginning_or_nothing(tmp_path, cut):
+def test_videos_cut_before_their_index_give_nothing(tmp_path, cut):
     write_raw(tmp_path / "raw")
     video = tmp_path / "raw/takes/take_0/frame_aligned_videos/downscaled/448" / f"{EGO}.mp4"
     video.write_bytes(video.read_bytes()[:cut])
     summary = prepare(tmp_path / "raw", tmp_path / "data", workers=1)
-    assert summary.prepared + len(summary.skipped) == 1
+    assert summary.prepared == 0 and len(summary.skipped) == 1 and EGO in summary.skipped[0]
 
 
 def test_no_annotations(tmp_path):

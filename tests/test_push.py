@@ -107,7 +107,7 @@ def test_an_authors_own_page_is_kept_unless_scores_are_given(hub, model, scores)
 
 
 def test_the_page_of_the_shipped_model():
-    shipped = Path("weights/xseg-tiny")
+    shipped = Path(__file__).parents[1] / "weights" / "xseg-tiny"
     card = make_card(shipped, inspect(shipped), NAME, "apache-2.0", None)
     kept = json.loads((shipped / "calibration.json").read_text())
     before = [kept[direction]["fitted"]["before"] for direction in ("ego2exo", "exo2ego")]

@@ -209,7 +209,7 @@ def browse(page, picture, theme="light", script=""):
     page = picture.with_suffix(".html")
     page.write_text(text.replace("</body>", f"<script>{script}</script><script>{FETCHED}</script></body>"))
     done = subprocess.run(
-        ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars",
          "--disable-background-networking", "--host-resolver-rules=MAP * ~NOTFOUND", "--enable-logging=stderr",
          f"--user-data-dir={picture.with_suffix('')}", "--virtual-time-budget=3000", "--window-size=1280,3000",
          f"--screenshot={picture}", page.as_uri()],
@@ -219,7 +219,8 @@ def browse(page, picture, theme="light", script=""):
         return np.asarray(image.convert("L")), [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
-needs_chromium = pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
+needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
 
 PRESS = "const press = (key) => document.body.dispatchEvent(new KeyboardEvent('keydown', { key, bubbles: true }));"
 

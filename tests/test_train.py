@@ -23,8 +23,11 @@ from egoexo_xseg.jobs import train_log, train_state
 from egoexo_xseg.jobs.train import Batches, HeldOut, TrainOptions, train
 from egoexo_xseg.jobs.train_state import Processes
 from egoexo_xseg.model.checkpoint import load_checkpoint
+from egoexo_xseg.model.inputs import Batch
+from egoexo_xseg.model.objective import Objective, freeze
 from egoexo_xseg.model.prompts import PromptBuilder
 
+PARTS = ("swin", "projector", "language", "fusion", "pixel_decoder", "mask_decoder")
 QUICK = {"steps": 4, "batch_size": 2, "num_points": 64, "keep_every": 2, "lr": 1e-3}
 
 
@@ -121,6 +124,52 @@ def test_a_gradient_that_is_not_finite_names_its_records(options, monkeypatch):
     monkeypatch.setattr(job, "_clip_gradients", lambda *_: float("inf"))
     with pytest.raises(XsegError, match="take take-.*: the gradient is not finite at step 1. Lower --lr"):
         train(options)
+
+
+class Slope(Objective):
+    """Its loss is the weight times what a batch says."""
+
+    def __init__(self, **settings) -> None:
+        torch.nn.Module.__init__(self)
+        self.config = TrainConfig(lr=0.1, warmup=0.0, **settings)
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, batch) -> dict[str, torch.Tensor]:
+        return {"loss": self.weight * float(batch.names[0]) + 1}
+
+
+@pytest.mark.parametrize(("clip", "moved"), [(10.0, -0.3), (1.0, -0.1)])
+def test_a_step_takes_the_mean_of_its_batches_and_is_no_longer_than_clip(clip, moved):
+    learner = Slope(clip=clip)
+    nothing = torch.zeros(1, 3, 8, 8, dtype=torch.uint8), (0,), (0,), torch.zeros(1, 1, 8, 8, dtype=torch.bool)
+    batches = [Batch(*nothing, (1,), (), (), (slope,)) for slope in ("2", "4")]
+    optimizer = torch.optim.SGD(learner.parameters())
+    row = job.take_step(learner, optimizer, batches, (0, 10), Processes(0, 1, torch.device("cpu")))
+    assert learner.weight.item() == pytest.approx(moved, rel=1e-5)
+    assert (row["loss"], row["norm"], row["lr"]) == (1.0, 3.0, 0.1)
+
+
+def test_only_matrices_decay(tiny_model):
+    segmenter, _ = load_checkpoint(tiny_model)
+    config = TrainConfig(stage="2", weight_decay=0.02)
+    freeze(segmenter, config)
+    decaying, others = job.make_optimizer(segmenter, config).param_groups
+    assert (decaying["weight_decay"], others["weight_decay"]) == (0.02, 0.0)
+    assert {p.ndim > 1 for p in decaying["params"]} == {True} and {p.ndim > 1 for p in others["params"]} == {False}
+    learning = {id(p) for p in segmenter.parameters() if p.requires_grad}
+    assert {id(p) for group in (decaying, others) for p in group["params"]} == learning
+    assert not learning & {id(p) for p in segmenter.swin.parameters()}
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_frozen_parts_answer_as_they_will_in_use_unless_as_released(tiny_model, released):
+    segmenter, _ = load_checkpoint(tiny_model)
+    for stage, learning in (("1", {"fusion"}), ("2", set(PARTS) - {"swin"}), ("all", set(PARTS))):
+        freeze(segmenter, TrainConfig(stage=stage, reference_behaviour=released))
+        for name in PARTS:
+            part = segmenter.get_submodule(name)
+            assert {p.requires_grad for p in part.parameters()} == {name in learning}
+            assert part.training == (released or name in learning), (stage, name)
 
 
 @pytest.mark.parametrize(("stage", "parts"), [("1", {"fusion"}), ("2", None), ("all", None)])

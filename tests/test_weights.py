@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,12 +26,13 @@ def test_contents_are_those_of_the_model(tiny_model):
 
 
 def test_the_shipped_model_tells_where_it_came_from():
-    result = run("weights", "inspect", "weights/xseg-tiny", "--json")
+    shipped = Path(__file__).parents[1] / "weights" / "xseg-tiny"
+    result = run("weights", "inspect", shipped, "--json")
     values = json.loads(result.stdout)
     assert values["dtypes"] == ["float16"] and values["parts"]["language model (Phi)"] > 100_000
     assert values["provenance"]["training's direction"] == "both"
     assert values["provenance"]["calibrated for"] == "ego2exo and exo2ego"
-    shown = run("weights", "inspect", "weights/xseg-tiny").stdout
+    shown = run("weights", "inspect", shipped).stdout
     assert values["sha256"] in shown and f"{values['parameters']:,}" in shown
 
 

@@ -10,9 +10,9 @@ import click
 
 from egoexo_xseg.cli.app import (
     EXISTING_FOLDER,
-    EXISTING_PATH,
     FOLDER,
     Street,
+    captions_option,
     cli,
     example,
     fail,
@@ -20,8 +20,6 @@ from egoexo_xseg.cli.app import (
     split_option,
     takes_option,
 )
-
-CAPTIONS = "Captions of the query objects: a file of xseg caption, or a folder with a file per shard."
 
 
 def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -59,7 +57,7 @@ def analyze() -> None:
 
 @analyze.command()
 @study_options
-@click.option("--captions", type=EXISTING_PATH, required=True, help=CAPTIONS)
+@captions_option("Captions of the query objects")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the shuffled captions.")
 @example("xseg analyze text --data DATA --split val --model weights/xseg-tiny --captions CAPTIONS --out text")
 def text(seed: int, **options: Any) -> None:
@@ -90,7 +88,7 @@ def alignment(before: str | None, **options: Any) -> None:
 
 @analyze.command()
 @study_options
-@click.option("--captions", type=EXISTING_PATH, help=f"{CAPTIONS} Default: none.")
+@captions_option("Captions of the query objects (default: none)")
 @click.option("--values", type=click.IntRange(2), default=11, show_default=True, help="Even steps from 0 to 1.")
 @example("xseg analyze fusion --data DATA --split val --model weights/xseg-tiny --captions CAPTIONS --out fusion")
 def fusion(values: int, **options: Any) -> None:

@@ -66,7 +66,7 @@ def _reported(scores: list[dict[str, Any]]) -> str:
 @click.option(
     "--dtype",
     type=click.Choice(["float32", "float16", "bfloat16"]),
-    help="As predict will want it: float16 on a GPU (default).",
+    help="As predict will want it (default: float16 where there is a GPU, else float32).",
 )
 @example("xseg weights pull wangzeze/ObjectRelator-Ego2Exo-Full")
 def pull(model: str, revision: str | None, dtype: str | None) -> None:

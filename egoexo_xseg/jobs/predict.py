@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from egoexo_xseg.data.annotations import Take, open_annotations
+from egoexo_xseg.data.annotations import Annotations, Take, open_annotations
 from egoexo_xseg.data.captions import Captions
 from egoexo_xseg.data.dataset import PairReader
 from egoexo_xseg.data.pairs import iter_pairs

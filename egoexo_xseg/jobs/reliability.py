@@ -15,6 +15,7 @@ from egoexo_xseg.jobs.palette import BLUE, INK, ORANGE, RULE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 BEFORE, AFTER = ORANGE, BLUE
 
