@@ -77,9 +77,17 @@ def test_the_answer_does_not_depend_on_how_many_images_pass_at_once(segmenter, m
         torch.testing.assert_close(one.scores, other.scores, **CLOSE)
 
 
+def test_large_masks_are_resized_a_few_at_a_time_to_the_same(segmenter, monkeypatch):
+    batch = collate(SAMPLES)
+    together = answers.segment(segmenter, batch, SIZES)
+    monkeypatch.setattr(answers, "RESIZED_AT_ONCE", 1)
+    for one, other in zip(together, answers.segment(segmenter, batch, SIZES), strict=True):
+        assert torch.equal(one.masks, other.masks)
+
+
 @pytest.mark.parametrize(
     ("dtype", "remedy"),
-    [(torch.float16, "Their range is wider in --dtype bfloat16"), (None, "The checkpoint's weights may be broken")],
+    [(torch.float16, "Their range is wider in bfloat16"), (None, "The checkpoint's weights may be broken")],
 )
 def test_numbers_out_of_range_are_an_error(dtype, remedy):
     segmenter = make_model().to(dtype)

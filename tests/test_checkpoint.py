@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import pickle
 import shutil
 import tempfile
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from egoexo_xseg.errors import CheckpointError
 from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint, new_checkpoint, save_checkpoint
 from egoexo_xseg.model.configuration import CrossViewConfig
+from egoexo_xseg.model.folders import whole_folder
 from egoexo_xseg.model.released import to_released
 from egoexo_xseg.model.segmenter import CrossViewModel
 
@@ -248,3 +250,42 @@ def test_no_weights_at_all(tmp_path):
     with pytest.raises(CheckpointError) as fault:
         load_checkpoint(tmp_path)
     assert str(fault.value) == f"{tmp_path}: no weights in this folder. It needs model.safetensors or its shards"
+
+
+def test_what_is_nobodys_checkpoint_is_never_replaced(saved, folder, tmp_path):
+    """A project, or a model of another kind, may have a config.json; a checkpoint of ours may have got a subfolder."""
+    segmenter, prompts = load_checkpoint(saved)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text('{"model_type": "bert"}')
+    (folder / "notes").mkdir()
+    for place in (other, folder):
+        with pytest.raises(CheckpointError, match="not a checkpoint folder"):
+            save_checkpoint(segmenter, prompts, place)
+    assert (folder / "notes").is_dir() and (other / "config.json").exists()
+
+
+def test_a_folder_that_could_not_be_replaced_is_there_as_it_was(folder, monkeypatch):
+    real, moves = os.replace, []
+
+    def replace(source, target):
+        moves.append(source)
+        if len(moves) == 2:
+            raise OSError("No space left on device")
+        real(source, target)
+
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.setattr(os, "replace", replace)
+    with pytest.raises(OSError, match="No space"), whole_folder(folder, replaced=True) as fresh:
+        (fresh / "config.json").write_text("{}")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert [path for path in folder.parent.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("content", [b".", b"\x80\x02", b"\x80\x02}q\x00.", b"\x80\x02c\xff\xff\n."])
+def test_broken_pickles_are_one_line(folder, content):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"^\S*pytorch_model.bin: the file ") as fault:
+        load_checkpoint(folder)
+    assert "\n" not in str(fault.value)

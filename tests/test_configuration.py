@@ -66,6 +66,19 @@ def test_released_configuration_gives_the_language_model_and_nothing_else():
         (lambda: SwinShape(embed_dim=30), "swin's heads must divide the width of their stage"),
         (lambda: SwinShape(drop_path_rate=1.0), "swin's drop_path_rate must be within 0 and 1"),
         (lambda: ProjectorShape(planes=1 << 30), "projector's planes must be a whole number within 1 and 131072"),
+        (lambda: SwinShape(window_size=200), "swin's window_size must be a whole number within 1 and 64"),
+        (
+            lambda: DecoderShape(num_mask_tokens=5000),
+            "decoder's num_mask_tokens must be a whole number within 1 and 4096",
+        ),
+        (
+            lambda: CrossViewConfig(image_size=4096, swin=SwinShape(patch_size=2)),
+            "image_size / patch_size must be a whole number within 1 and 1024",
+        ),
+        (
+            lambda: CrossViewConfig(language=released_phi(partial_rotary_factor=1e9)),
+            "language's partial_rotary_factor must be above 0 and at most 1",
+        ),
         (lambda: DecoderShape(num_layers=0), "decoder's num_layers must be a whole number within 1 and 512"),
         (lambda: DecoderShape(hidden_dim=48), "decoder's hidden_dim must divide by its heads and by 32"),
         (lambda: CrossViewConfig(image_size=0), "image_size must be a whole number within 1 and 4096"),

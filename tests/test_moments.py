@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
+from conftest import CAMERAS
 
 from egoexo_xseg.config import TrainConfig
 from egoexo_xseg.data.annotations import open_annotations
 from egoexo_xseg.data.moments import DrawnMoments, PreparedMoments
 from egoexo_xseg.errors import AnnotationError
+from egoexo_xseg.masks import mask_to_rle
 
 
 def prepared(data, tmp_path, **settings) -> PreparedMoments:
@@ -38,10 +42,25 @@ def test_stage_1_takes_a_twentieth(data, tmp_path):
     assert prepared(data, tmp_path, share=0.5).length == 11
 
 
-def test_masks_have_the_frames_size(data, tmp_path):
-    moment = prepared(data, tmp_path, direction="exo2ego").read(0)
-    assert moment.query_masks.shape[1:] == moment.query_image.shape[:2] == (36, 64)
-    assert moment.target_masks.shape[1:] == moment.target_image.shape[:2] == (48, 48)
+def test_masks_have_the_annotations_size(data, tmp_path):
+    """Annotations are made at the video's original size: shrunk to the frame's, small objects would be hidden ones."""
+    path = data / "take-a" / "annotation.json"
+    annotation = json.loads(path.read_text())
+    for cameras in annotation["masks"].values():
+        for camera, (height, width) in CAMERAS.items():
+            for frame in cameras[camera]:
+                mask = np.zeros((4 * height, 4 * width), bool)
+                mask[61:63, 41:43] = True
+                cameras[camera][frame] = mask_to_rle(mask).to_json()
+    annotation["camera_size"] = {camera: [4 * side for side in hw] for camera, hw in CAMERAS.items()}
+    path.write_text(json.dumps(annotation))
+    moments = prepared(data, tmp_path, direction="exo2ego")
+    found = [moment for moment in map(moments.read, range(moments.length)) if moment.place.startswith("take take-a")]
+    assert len(found) == 5
+    for moment in found:
+        assert moment.query_image.shape[:2] == (36, 64) and moment.query_masks.shape[1:] == (144, 256)
+        assert moment.target_masks.shape[1:] == (192, 192)
+        assert {int(mask.sum()) for mask in moment.query_masks} == {4}
 
 
 def test_the_index_holds_no_names_of_objects(data, tmp_path):

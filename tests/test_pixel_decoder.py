@@ -158,7 +158,7 @@ def test_samples_by_hand(sampler):
 
 
 def test_a_place_keeps_its_relative_position_on_every_map():
-    places = own_places([(2, 2), (4, 4)], torch.float64, CPU)
+    places = own_places(((2, 2), (4, 4)), torch.float64, CPU)
     assert places.shape == (20, 2, 2)
     assert places[1].tolist() == [[1, 0], [2.5, 0.5]]
     assert places[4 + 4].tolist() == [[-0.25, 0.25], [0, 1]]

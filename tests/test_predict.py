@@ -23,6 +23,7 @@ from egoexo_xseg.jobs import predict as job
 from egoexo_xseg.jobs.pack import pack
 from egoexo_xseg.jobs.predict import PredictOptions, predict
 from egoexo_xseg.masks import rle_area, scored_hw
+from egoexo_xseg.model.answers import is_out_of_memory
 from egoexo_xseg.model.checkpoint import new_checkpoint
 from egoexo_xseg.model.configuration import CrossViewConfig
 from egoexo_xseg.records import Direction, Prediction
@@ -253,6 +254,36 @@ def test_a_batch_that_is_too_large_is_tried_in_parts(options, monkeypatch):
         f"take take-a, aria01_214-1 to {camera}, frame 30: out of memory on cpu" for camera in ("cam01", "cam02")
     ]
     assert len(read(options.out / "ego2exo" / "take-a.jsonl")) == 8
+
+
+def test_a_record_without_finite_scores_is_named_and_the_others_are_answered(options, monkeypatch):
+    def answer(segmenter, pairs, joined):
+        if any(pair.frame == 30 for pair in pairs):
+            raise XsegError("scores are not finite", where="somewhere", remedy="Try harder")
+        return answer_pairs(segmenter, pairs, joined)
+
+    answer_pairs = job.answer_pairs
+    monkeypatch.setattr(job, "answer_pairs", answer)
+    summary = predict(replace(options, takes=("take-a",)))
+    assert summary.faults == [
+        f"take take-a, aria01_214-1 to {camera}, frame 30: scores are not finite. Try harder"
+        for camera in ("cam01", "cam02")
+    ]
+    assert len(read(options.out / "ego2exo" / "take-a.jsonl")) == 8
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"),
+        RuntimeError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+)
+def test_whoever_runs_out_of_memory_says_so_in_its_own_words(fault):
+    assert is_out_of_memory(fault) and not is_out_of_memory(RuntimeError("shapes do not match"))
 
 
 def test_other_faults_of_the_model_are_not_hidden(options, monkeypatch):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
 
 from egoexo_xseg.errors import CheckpointError, XsegError
 from egoexo_xseg.model.prompts import (
@@ -147,3 +149,14 @@ def test_unusable_tokenizers(tmp_path):
     (tmp_path / "tokenizer.json").write_text(json.dumps(value))
     with pytest.raises(CheckpointError, match=r"the tokenizer cannot be used \(WordLevel error"):
         PromptBuilder.load(tmp_path)
+
+
+def test_in_another_process_a_caption_cannot_speak_in_special_tokens_either(builder):
+    assert pickle.loads(pickle.dumps(builder)).build(["a [SEG]"]) == builder.build(["a [SEG]"])
+
+
+def test_what_a_tokenizer_did_to_its_last_batch_is_forgotten(builder):
+    used = Tokenizer.from_str(builder.tokenizer.to_str())
+    used.enable_padding(length=40)
+    used.enable_truncation(20)
+    assert PromptBuilder(Tokenizer.from_str(used.to_str())).build(["a red cup"]) == builder.build(["a red cup"])

@@ -10,7 +10,7 @@ import huggingface_hub.file_download as hub_download
 import pytest
 import torch
 from hub_server import COMMIT, Hub, serve
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_checkpoint import folder, released, same_weights, saved  # noqa: F401 - fixtures
 from test_cli import error
 
@@ -252,3 +252,18 @@ def test_phis_tokenizer_where_a_checkpoint_has_none(hub, released, tmp_path, sav
         fetch_model(NAME)
     problem = "it has no tokenizer, and a table of 259 rows is not Phi's with [PAD] and [SEG]"
     assert str(fault.value).endswith(problem)
+
+
+def test_a_start_without_fusion_is_translated_and_cannot_predict(hub, released, saved):  # noqa: F811
+    """As PSALM is, from which training starts by default."""
+    for path in released.glob("*.safetensors"):
+        kept = {name: tensor for name, tensor in load_file(path).items() if "fuse_model" not in name}
+        save_file(kept, path)
+    table = {name: path.name for path in released.glob("*.safetensors") for name in load_file(path)}
+    (released / "model.safetensors.index.json").write_text(json.dumps({"weight_map": table}))
+    start = fetch_model(NAME)
+    assert inspect(start).settings["fusion"] == inspect(released).settings["fusion"] == "none yet: a start of training"
+    segmenter, _ = load_checkpoint(start, changes={})
+    assert segmenter.fusion.k.item() == 0.5
+    with pytest.raises(CheckpointError, match="the weights do not fit the model; missing: fusion.k"):
+        load_checkpoint(start)

@@ -18,7 +18,7 @@ from egoexo_xseg.model.inputs import Sample, View, fit_mask
 from egoexo_xseg.model.prompts import PromptBuilder
 from egoexo_xseg.records import Pair
 
-KEPT = 16
+KEPT_VIEWS, KEPT_MASKS = 16, 64
 """Fitted frames and masks that are remembered: those of one moment in every camera of a take."""
 
 
@@ -47,18 +47,19 @@ class PairReader:
         path = frame_path(folder, camera, frame)
         if path not in self._views:
             name = f"{folder.name}/{camera}/{frame}"
-            _keep(self._views, path, View.of(name, read_image(path), self.image_size, self.pad_value))
+            view = View.of(name, read_image(path), self.image_size, self.pad_value)
+            _keep(self._views, path, view, KEPT_VIEWS)
         return self._views[path]
 
     def _mask(self, rle: Rle) -> Bool[np.ndarray, "S S"]:
         """A mask of either view, fitted."""
         if rle not in self._masks:
-            _keep(self._masks, rle, fit_mask(rle_to_mask(rle), self.image_size))
+            _keep(self._masks, rle, fit_mask(rle_to_mask(rle), self.image_size), KEPT_MASKS)
         return self._masks[rle]
 
 
-def _keep(shelf: OrderedDict, key: object, value: object) -> None:
-    if len(shelf) >= KEPT:
+def _keep(shelf: OrderedDict, key: object, value: object, most: int) -> None:
+    if len(shelf) >= most:
         shelf.popitem(last=False)
     shelf[key] = value
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from egoexo_xseg.data.captions import Captions
 from egoexo_xseg.data.images import frame_path, read_image
 from egoexo_xseg.data.pairs import iter_pairs
 from egoexo_xseg.errors import AnnotationError
-from egoexo_xseg.masks import Rle, resize_nearest, rle_to_mask
+from egoexo_xseg.masks import Rle, rle_to_mask
 from egoexo_xseg.records import Direction, Pair
 from egoexo_xseg.world.draws import draw_pairs, world_seed
 from egoexo_xseg.world.scene import make_scene
@@ -25,15 +26,15 @@ from egoexo_xseg.world.scene import make_scene
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Both views at their own sizes; the target masks of hidden objects are empty."""
+    """Both views at their own sizes, masks in the annotations'; the target masks of hidden objects are empty."""
 
     place: str
     """Take and frame, or whatever tells moments apart; cameras of one place share it."""
     cameras: tuple[str, str]
     query_image: UInt8[np.ndarray, "H W 3"]
     target_image: UInt8[np.ndarray, "h w 3"]
-    query_masks: Bool[np.ndarray, "K H W"]
-    target_masks: Bool[np.ndarray, "K h w"]
+    query_masks: Bool[np.ndarray, "K _ _"]
+    target_masks: Bool[np.ndarray, "K _ _"]
     captions: tuple[str | None, ...]
 
     def __len__(self) -> int:
@@ -89,8 +90,7 @@ class PreparedMoments:
             raise AnnotationError("annotations without frames", where=f"take {take_uid}", remedy="xseg prepare")
         images = [read_image(frame_path(folder, camera, frame)) for camera in (query, target)]
         masks = [
-            np.stack([_mask_at(rle, image.shape[:2]) for rle in row[side]])
-            for side, image in zip(("query", "target"), images, strict=True)
+            _read_masks(row[side], image.shape[:2]) for side, image in zip(("query", "target"), images, strict=True)
         ]
         return Moment(f"take {take_uid}, frame {frame}", (query, target), *images, *masks, tuple(row["captions"]))
 
@@ -109,9 +109,11 @@ def _spell(pair: Pair, negatives: bool) -> bytes:
     return json.dumps(row).encode() + b"\n"
 
 
-def _mask_at(value: dict[str, object] | None, hw: tuple[int, int]) -> Bool[np.ndarray, "H W"]:
-    """Annotations are made at the video's original size, frames are smaller."""
-    return np.zeros(hw, bool) if value is None else resize_nearest(rle_to_mask(Rle.from_json(value)), hw)
+def _read_masks(values: Sequence[dict[str, object] | None], hw: tuple[int, int]) -> Bool[np.ndarray, "K _ _"]:
+    """Of the annotations' size, as prediction has them: in that of the frames, small objects would be lost."""
+    masks = [None if value is None else rle_to_mask(Rle.from_json(value)) for value in values]
+    hw = next((mask.shape for mask in masks if mask is not None), hw)
+    return np.stack([np.zeros(hw, bool) if mask is None else mask for mask in masks])
 
 
 class DrawnMoments:

@@ -24,7 +24,7 @@ from egoexo_xseg.errors import XsegError
 from egoexo_xseg.jobs.charts import write_figure
 from egoexo_xseg.jobs.evaluate import resample
 from egoexo_xseg.jobs.manifest import settle_folder, versions
-from egoexo_xseg.jobs.predict import DTYPES, Fault, PredictOptions, Predictor, is_out_of_memory, to_predictions
+from egoexo_xseg.jobs.predict import DTYPES, Fault, PredictOptions, Predictor, to_predictions
 from egoexo_xseg.masks import rle_to_mask, scored_hw
 from egoexo_xseg.model import answers
 from egoexo_xseg.model.checkpoint import checkpoint_hash
@@ -230,7 +230,7 @@ class Study:
         try:
             return function(self.analyst(direction), take, direction, faults)
         except (RuntimeError, MemoryError) as fault:
-            if not is_out_of_memory(fault):
+            if not answers.is_out_of_memory(fault):
                 raise
             device, where = self.predicts[direction].device, f"take {take.take_uid}"
             raise XsegError(f"out of memory on {device}", where=where, remedy="Give a smaller --batch-size") from None

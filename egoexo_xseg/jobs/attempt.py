@@ -15,6 +15,7 @@ from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.errors import MaskError, XsegError
 from egoexo_xseg.jobs.pictures import Sketch, draw_sketches
 from egoexo_xseg.masks import mask_to_rle
+from egoexo_xseg.model.answers import is_out_of_memory
 
 MOST_OBJECTS = 100
 """More values than that are no objects, but the soft edges of a drawing."""
@@ -40,7 +41,12 @@ def attempt(
     query, target = read_image(pictures[0]), read_image(pictures[2])
     numbers, masks = read_objects(pictures[1], query.shape[:2])
     words = _read_captions(captions, numbers, pictures[1])
-    answer = segmenter.segment(query, masks, target, [words.get(number) for number in numbers])
+    try:
+        answer = segmenter.segment(query, masks, target, [words.get(number) for number in numbers])
+    except (RuntimeError, MemoryError) as fault:
+        if not is_out_of_memory(fault):
+            raise
+        raise XsegError("out of memory", where=pictures[2], remedy="Give smaller pictures") from None
     found = [
         Found(number, words.get(number), sure, float(mask.mean()))
         for number, mask, sure in zip(numbers, answer.masks, answer.visibility.tolist(), strict=True)

@@ -25,7 +25,7 @@ from egoexo_xseg.data.visibility import VisibilityMap, checkpoint_map
 from egoexo_xseg.errors import PredictionError, XsegError
 from egoexo_xseg.jobs.manifest import refuse_other, settle_folder, versions
 from egoexo_xseg.masks import mask_to_rle, scored_hw
-from egoexo_xseg.model.answers import Segmentation, segment
+from egoexo_xseg.model.answers import Segmentation, is_out_of_memory, segment
 from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint
 from egoexo_xseg.model.hub import default_model
 from egoexo_xseg.model.inputs import Batch, Sample, collate
@@ -243,16 +243,19 @@ class Predictor:
     def _answer(
         self, batch: Sequence[Question], joined: Batch | None, faults: list[Fault]
     ) -> list[tuple[Pair, Segmentation]]:
-        """A batch's answers; what does not fit into memory is tried again record by record."""
+        """A batch's answers; what fails or does not fit into memory is tried again record by record."""
+        problem = f"out of memory on {self.options.device}"
         try:
             if joined is not None:
                 return answer_pairs(self.segmenter, [pair for pair, _ in batch], joined)
+        except XsegError as fault:
+            problem = f"{fault.problem}. {fault.remedy}"
         except (RuntimeError, MemoryError) as fault:
             if not is_out_of_memory(fault):
                 raise
         if len(batch) == 1:
             pair, _ = batch[0]
-            faults.append((pair, f"{pair}: out of memory on {self.options.device}"))
+            faults.append((pair, f"{pair}: {problem}"))
             return []
         return [answer for single in batch for answer in self._answer(*self._join([single]), faults)]
 
@@ -263,11 +266,6 @@ class Predictor:
             for prediction in to_predictions([pair], [answer], self.calibrations.get(pair.direction)):
                 lines.append((pair.direction, prediction.to_line() + "\n"))
         return lines
-
-
-def is_out_of_memory(fault: Exception) -> bool:
-    """On a GPU torch has a type for it, on a CPU only words."""
-    return isinstance(fault, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(fault)
 
 
 def answer_pairs(segmenter: CrossViewModel, pairs: Sequence[Pair], joined: Batch) -> list[tuple[Pair, Segmentation]]:

@@ -124,6 +124,7 @@ class HeldOut:
                 takes=takes,
                 captions=self.captions,
                 device=str(processes.device),
+                dtype="bfloat16" if processes.device.type == "cuda" else "float32",  # as it is trained
                 shard=(processes.rank + 1, processes.count),
             )
             predict(options)

@@ -23,9 +23,9 @@ from egoexo_xseg.model.checkpoint import (
     read_headers,
     save_checkpoint,
     weight_files,
-    whole_folder,
 )
 from egoexo_xseg.model.configuration import CrossViewConfig
+from egoexo_xseg.model.folders import whole_folder
 from egoexo_xseg.model.hub import KNOWN, Published, find_cached
 from egoexo_xseg.model.released import to_released
 from egoexo_xseg.model.store import find_translations, read_origin
@@ -79,10 +79,13 @@ class Contents:
 
 
 def inspect(folder: Path) -> Contents:
-    """Everything but the weights themselves is read; raises a CheckpointError if they do not fit the model."""
+    """Everything but the weights themselves is read; raises a CheckpointError if they do not fit the model.
+
+    A start of training, such as PSALM, which has no fusion, fits.
+    """
     headers = read_headers(folder)
     config = headers.config
-    check_weights(config, headers.weights, where=folder)
+    check_weights(config, headers.weights, where=folder, fresh=headers.lacking)
     parts: dict[str, int] = {}
     for name, tensor in headers.weights.items():
         part = PARTS.get(name.partition(".")[0], "unknown: skipped")
@@ -93,7 +96,7 @@ def inspect(folder: Path) -> Contents:
         "language tokens an image": config.grid[0] * config.grid[1],
         "proposals": config.decoder.num_mask_tokens,
         "vocabulary": config.language.vocab_size,
-        "fusion": config.fusion,
+        "fusion": "none yet: a start of training" if "fusion" in headers.lacking else config.fusion,
         "trained": "no" if config.untrained else "yes",
     }
     dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in headers.weights.values()} - {"int64"})
@@ -157,6 +160,8 @@ def convert(source: Path, target: Path, names: str = "xseg", dtype: str = "float
 
     The released form has no room for another size or fusion than the published models have: those are refused.
     """
+    if target.exists():
+        raise XsegError("the folder is there already", where=target, remedy="Choose a new one")
     if names == "xseg":
         segmenter, prompts = load_checkpoint(source, dtype=DTYPES[dtype])
         save_checkpoint(segmenter, prompts, target)
@@ -166,8 +171,6 @@ def convert(source: Path, target: Path, names: str = "xseg", dtype: str = "float
     if _shape(CrossViewConfig.from_released(values, config.language.vocab_size)) != _shape(config):
         problem = "the released form holds the published models' size and settings only"
         raise CheckpointError(problem, where=source, remedy="Convert to xseg's names")
-    if target.exists():
-        raise XsegError("the folder is there already", where=target, remedy="Choose a new one")
     segmenter, _ = load_checkpoint(source, dtype=DTYPES[dtype])
     weights = to_released(segmenter.state_dict(), config.language.num_attention_heads)
     with whole_folder(target) as fresh:

@@ -13,7 +13,7 @@ from transformers import DynamicCache
 
 from egoexo_xseg.errors import XsegError
 from egoexo_xseg.model.assignment import assign, binarise, margins, score_proposals
-from egoexo_xseg.model.inputs import Batch, unfit
+from egoexo_xseg.model.inputs import Batch, Fit, unfit
 from egoexo_xseg.model.mask_decoder import Canvas
 from egoexo_xseg.model.prompts import lay_out
 from egoexo_xseg.model.segmenter import CrossViewModel, Encoding, Reading
@@ -21,6 +21,9 @@ from egoexo_xseg.model.segmenter import CrossViewModel, Encoding, Reading
 PIXELS_AT_ONCE = {"cpu": 1 << 20, "cuda": 1 << 24}
 """Of images that pass the image tower or the pixel decoder together: what a device needs to be busy, and no more
 memory than that. At full size one image on a CPU (some 0.5 GB in float32), 16 on a GPU."""
+
+RESIZED_AT_ONCE = 1 << 26
+"""Pixels of masks that are brought to the wanted size together."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def unroll(segmenter: CrossViewModel, batch: Batch, encoding: Encoding) -> Canva
 
 
 def _at_once(segmenter: CrossViewModel) -> int:
-    return max(1, PIXELS_AT_ONCE[segmenter.device.type] // segmenter.config.image_size**2)
+    return max(1, PIXELS_AT_ONCE.get(segmenter.device.type, PIXELS_AT_ONCE["cuda"]) // segmenter.config.image_size**2)
 
 
 def read(segmenter: CrossViewModel, batch: Batch, encoding: Encoding, regions: Float[Tensor, "B K D"]) -> Reading:
@@ -111,17 +114,25 @@ def choose(
     for table, name in zip(tables, batch.names, strict=True):
         if not table.isfinite().all():
             half = segmenter.dtype == torch.float16
-            remedy = "Their range is wider in --dtype bfloat16" if half else "The checkpoint's weights may be broken"
+            remedy = "Their range is wider in bfloat16" if half else "The checkpoint's weights may be broken"
             raise XsegError("scores are not finite", where=name, remedy=remedy)
     chosen = [assign(table) for table in tables]
     masks = [
-        binarise(unfit(mask_logits[b, torch.from_numpy(own).to(mask_logits.device)], batch.fits[b], hw))
-        for b, (own, hw) in enumerate(zip(chosen, sizes, strict=True))
+        _resize(mask_logits[b], own, batch.fits[b], hw) for b, (own, hw) in enumerate(zip(chosen, sizes, strict=True))
     ]
     return [
         Segmentation(mask, table[torch.arange(len(own)), torch.from_numpy(own)], margins(table, own), own)
         for mask, table, own in zip(_fetch(masks), tables, chosen, strict=True)
     ]
+
+
+def _resize(
+    mask_logits: Float[Tensor, "N h w"], proposals: Int64[np.ndarray, " K"], fit: Fit, hw: tuple[int, int]
+) -> Bool[Tensor, "K H W"]:
+    """The chosen proposals' masks at the wanted size; of large ones a few at a time."""
+    places = torch.from_numpy(proposals).to(mask_logits.device, non_blocking=True)
+    parts = places.split(max(1, RESIZED_AT_ONCE // (hw[0] * hw[1])))
+    return torch.cat([binarise(unfit(mask_logits[part], fit, hw)) for part in parts])
 
 
 def _fetch(parts: Sequence[Tensor]) -> list[Tensor]:
@@ -130,3 +141,9 @@ def _fetch(parts: Sequence[Tensor]) -> list[Tensor]:
     return [
         own.view(part.shape) for own, part in zip(whole.split([part.numel() for part in parts]), parts, strict=True)
     ]
+
+
+def is_out_of_memory(fault: Exception) -> bool:
+    """Torch has a type for it, but on a CPU and in CUDA's libraries only words."""
+    words = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(fault, (torch.OutOfMemoryError, MemoryError)) or any(own in str(fault) for own in words)

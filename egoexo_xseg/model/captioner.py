@@ -15,7 +15,7 @@ from transformers import GenerationConfig, LlavaForConditionalGeneration, LlavaP
 from transformers.utils.logging import disable_progress_bar
 
 from egoexo_xseg.errors import CheckpointError, MaskError
-from egoexo_xseg.model.checkpoint import hash_files
+from egoexo_xseg.model.folders import hash_files
 from egoexo_xseg.model.hub import WANTED, resolve_model
 
 PROMPT = (

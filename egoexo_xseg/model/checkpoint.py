@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 import pickle
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +18,7 @@ from transformers.initialization import no_init_weights
 
 from egoexo_xseg.errors import CheckpointError, XsegError
 from egoexo_xseg.model.configuration import CrossViewConfig
+from egoexo_xseg.model.folders import hash_files, whole_folder
 from egoexo_xseg.model.prompts import PromptBuilder, byte_tokenizer, word_tokenizer
 from egoexo_xseg.model.released import from_released, is_dead
 from egoexo_xseg.model.segmenter import CrossViewModel
@@ -73,7 +70,7 @@ def load_checkpoint(
     if changes is not None:
         for name, value in changes.items():
             setattr(config, name, value)
-        fresh = [part for part in FRESH if not any(name.startswith(f"{part}.") for name in found)]
+        fresh = headers.lacking
     check_weights(config, found, where=folder, fresh=fresh)
     with torch.device(device), _default_dtype(dtype), no_init_weights():
         segmenter = CrossViewModel(config)
@@ -97,6 +94,11 @@ class Headers:
     weights: dict[str, Tensor]
     dead: list[str]
     """Released weights that play no part."""
+
+    @property
+    def lacking(self) -> list[str]:
+        """Parts of `FRESH` that are not there at all: such a checkpoint is a start of training, and cannot predict."""
+        return [part for part in FRESH if not any(name.startswith(f"{part}.") for name in self.weights)]
 
 
 def read_headers(folder: Path) -> Headers:
@@ -171,32 +173,6 @@ def save_checkpoint(
         prompts.save(fresh)
 
 
-@contextmanager
-def whole_folder(target: Path, replaced: bool = False) -> Iterator[Path]:
-    """A new folder for a checkpoint, which becomes `target` in the end: all of it at once, or nothing.
-
-    What is there already is `replaced`, or stays, since another process was faster. Whoever may read the configuration
-    may read the weights, too: safetensors writes them for their owner alone.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
-        fresh = temporary / "new"
-        fresh.mkdir()
-        yield fresh
-        for path in fresh.glob("*.safetensors"):
-            shutil.copymode(fresh / "config.json", path)
-        if replaced and target.exists():
-            os.replace(target, temporary / "old")
-        try:
-            os.replace(fresh, target)
-        except OSError:
-            if replaced or not target.is_dir():
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 def new_checkpoint(folder: Path, config: CrossViewConfig, seed: int, words: Sequence[str] = ()) -> None:
     """Write an untrained model, the same for the same seed; it reads bytes, or whole `words` where some are given."""
     with torch.random.fork_rng(devices=()):
@@ -219,16 +195,6 @@ def checkpoint_hash(folder: Path) -> str:
     """
     words = [folder / name for name in ("config.json", *WORDS) if (folder / name).is_file()]
     return hash_files([*weight_files(folder), *words])
-
-
-def hash_files(paths: Iterable[Path]) -> str:
-    """SHA-256 over names and contents of a folder's files, in whatever order they are given."""
-    digest = hashlib.sha256()
-    for path in sorted(paths):
-        with path.open("rb") as file:
-            own = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{path.name} {own}\n".encode())
-    return digest.hexdigest()
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -261,7 +227,7 @@ def _iter_weights(path: Path, headers_only: bool = False) -> Iterator[tuple[str,
                     else:
                         yield name, file.get_tensor(name)
             return
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+        weights = _load_pickled(path)
     except pickle.UnpicklingError:
         raise CheckpointError(
             "the file holds something else than weights, and nothing is unpickled", where=path
@@ -272,6 +238,14 @@ def _iter_weights(path: Path, headers_only: bool = False) -> Iterator[tuple[str,
         raise CheckpointError("the file holds something else than weights", where=path)
     for name, tensor in weights.items():
         yield str(name), tensor.to("meta") if headers_only else tensor
+
+
+def _load_pickled(path: Path) -> object:
+    """Tensors only; whatever else a reader of broken files stumbles over is one kind of fault."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (IndexError, KeyError, ValueError, TypeError, AttributeError) as fault:
+        raise RuntimeError(str(fault)) from None
 
 
 def _read_config(path: Path, shapes: Mapping[str, Tensor]) -> tuple[CrossViewConfig, bool]:
@@ -325,7 +299,14 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
 
 
 def _is_replaceable(folder: Path) -> bool:
-    return folder.is_dir() and ((folder / "config.json").is_file() or not any(folder.iterdir()))
+    """An empty folder, or a checkpoint of ours with nothing in it that could be somebody's work."""
+    if not folder.is_dir():
+        return False
+    entries = list(folder.iterdir())
+    try:
+        return not entries or (not any(map(Path.is_dir, entries)) and not _read_config(folder / "config.json", {})[1])
+    except XsegError:
+        return False
 
 
 def _size(shape: torch.Size) -> str:

@@ -20,6 +20,14 @@ MAX_SIDE = 1 << 12
 MAX_DEPTH = 1 << 9
 """The same for numbers of layers."""
 
+MAX_WINDOW = 1 << 6
+"""The same for the side of a window: a table of its places grows with the fourth power."""
+
+MAX_MAP = 1 << 10
+"""The same for the side of the finest map."""
+
+MAX_PROPOSALS = 1 << 12
+
 
 @dataclass(frozen=True)
 class SwinShape:
@@ -37,6 +45,7 @@ class SwinShape:
             raise CheckpointError("swin needs four stages", where="config.json")
         for size in (self.embed_dim, self.window_size, self.patch_size, *self.num_heads):
             _check_size("a size of swin", size)
+        _check_size("swin's window_size", self.window_size, MAX_WINDOW)
         for depth in self.depths:
             _check_size("a depth of swin", depth, MAX_DEPTH)
         if any(width % heads for width, heads in zip(self.widths, self.num_heads, strict=True)):
@@ -79,6 +88,7 @@ class DecoderShape:
         for entry in fields(self):
             limit = MAX_DEPTH if entry.name in ("num_layers", "pixel_layers") else MAX_SIZE
             _check_size(f"decoder's {entry.name}", getattr(self, entry.name), limit)
+        _check_size("decoder's num_mask_tokens", self.num_mask_tokens, MAX_PROPOSALS)
         if self.hidden_dim % self.num_heads or self.hidden_dim % 32:
             raise CheckpointError("decoder's hidden_dim must divide by its heads and by 32", where="config.json")
 
@@ -107,6 +117,7 @@ class CrossViewConfig(PreTrainedConfig):
             self.language = released_phi()
         super().__post_init__(**kwargs)
         _check_size("image_size", self.image_size, MAX_SIDE)
+        _check_size("image_size / patch_size", -(-self.image_size // self.swin.patch_size), MAX_MAP)
         for name in ("pixel_mean", "pixel_std"):
             values = getattr(self, name)
             if len(values) != 3 or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in values):
@@ -124,6 +135,9 @@ class CrossViewConfig(PreTrainedConfig):
         for name in ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads"):
             _check_size(f"language's {name}", getattr(self.language, name))
         _check_size("language's num_hidden_layers", self.language.num_hidden_layers, MAX_DEPTH)
+        turned = (self.language.rope_parameters or {}).get("partial_rotary_factor", 1.0)
+        if not isinstance(turned, (int, float)) or not 0 < turned <= 1:
+            raise CheckpointError("language's partial_rotary_factor must be above 0 and at most 1", where="config.json")
 
     @property
     def grid(self) -> tuple[int, int]:

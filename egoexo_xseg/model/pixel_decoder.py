@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -36,8 +37,8 @@ def sample_by_grid(
     for level, (H, W) in enumerate(sizes):
         level_map = values[:, start : start + H * W].permute(0, 2, 3, 1).reshape(B * heads, d, H, W)
         start += H * W
-        grid = places[..., level, :, :].transpose(1, 2).reshape(B * heads, L, P, 2)
-        grid = (2 * grid + 1) / grid.new_tensor([W, H]) - 1  # pixels to -1..1 between the outer edges
+        x, y = places[..., level, :, :].transpose(1, 2).reshape(B * heads, L, P, 2).unbind(-1)
+        grid = torch.stack([(2 * x + 1) / W - 1, (2 * y + 1) / H - 1], -1)  # -1..1 between the outer edges
         # In half precision the grid would not tell neighbours apart, and values must have the grid's type.
         sampled = F.grid_sample(level_map.to(grid.dtype), grid, align_corners=False)  # (B*heads, d, L, P)
         share = weights[..., level, :].transpose(1, 2).reshape(B * heads, 1, L, P)
@@ -130,22 +131,24 @@ class DeformableAttention(nn.Module):
         weights = self.attention_weights(queries).view(B, T, self.num_heads, -1)
         exact = torch.promote_types(x.dtype, torch.float32)  # half precision has no room for places on a large map
         weights = weights.to(exact).softmax(-1).view(offsets.shape[:-1])  # (B, T, heads, S, P)
-        places = own_places(sizes, exact, x.device)[:, None, :, None] + offsets  # (B, T, heads, S, P, 2)
+        places = own_places(tuple(sizes), exact, x.device)[:, None, :, None] + offsets  # (B, T, heads, S, P, 2)
         # On a CPU the gather is faster forwards, and slower backwards.
         gathers = x.device.type == "cpu" and not torch.is_grad_enabled()
         sample = sample_by_gather if gathers else sample_by_grid
         return self.output_proj(sample(values, sizes, places, weights))
 
 
-def own_places(sizes: Sizes, dtype: torch.dtype, device: torch.device) -> Float[Tensor, "T S 2"]:
-    """Where each place of all maps lies on each map, as (x, y) in that map's pixels."""
-    centres = []
-    for H, W in sizes:
-        y = (torch.arange(H, dtype=dtype, device=device) + 0.5) / H
-        x = (torch.arange(W, dtype=dtype, device=device) + 0.5) / W
-        centres.append(torch.stack([x.expand(H, W), y[:, None].expand(H, W)], -1).flatten(0, 1))  # (H*W, 2)
-    wh = torch.tensor([[W, H] for H, W in sizes], dtype=dtype, device=device)
-    return torch.cat(centres)[:, None] * wh - 0.5  # (T, S, 2)
+@lru_cache(maxsize=8)
+def own_places(sizes: tuple[tuple[int, int], ...], dtype: torch.dtype, device: torch.device) -> Float[Tensor, "T S 2"]:
+    """Where each place of all maps lies on each map, as (x, y) in that map's pixels; made once, on the device."""
+    with torch.inference_mode(False):
+        centres = []
+        for H, W in sizes:
+            y = (torch.arange(H, dtype=dtype, device=device) + 0.5) / H
+            x = (torch.arange(W, dtype=dtype, device=device) + 0.5) / W
+            centres.append(torch.stack([x.expand(H, W), y[:, None].expand(H, W)], -1).flatten(0, 1))  # (H*W, 2)
+        x, y = torch.cat(centres).unbind(-1)  # (T,)
+        return torch.stack([torch.stack([x * W - 0.5, y * H - 0.5], -1) for H, W in sizes], 1)  # (T, S, 2)
 
 
 class EncoderLayer(nn.Module):

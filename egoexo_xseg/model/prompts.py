@@ -61,11 +61,18 @@ class PromptBuilder:
     """Writes prompts with a checkpoint's own tokenizer; captions are all it ever learns of an object."""
 
     def __init__(self, tokenizer: Tokenizer, tail: str = END_TOKEN) -> None:
+        # Some are saved with what was done to the last batch that they saw.
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
         self.tokenizer, self.tail = tokenizer, tail
         self.seg_id = _token_id(tokenizer, SEG_TOKEN)
         # Captions come from outside: "[SEG]" in one is six letters, not a signal.
         self._literal = Tokenizer.from_str(tokenizer.to_str())
         self._literal.encode_special_tokens = True
+
+    def __reduce__(self) -> tuple[type[PromptBuilder], tuple[Tokenizer, str]]:
+        """For other processes: a tokenizer that is sent there forgets what is literal."""
+        return type(self), (self.tokenizer, self.tail)
 
     def build(self, captions: Sequence[str | None]) -> Prompt:
         """One object per entry, in order; a `None` is an object without a caption.

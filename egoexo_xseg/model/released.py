@@ -48,7 +48,7 @@ def from_released(weights: Mapping[str, Tensor], num_heads: int) -> dict[str, Te
         if is_dead(name):
             continue
         renamed = _rename(name, PREFIXES, MASK_TOKENS)
-        if FUSED in renamed and renamed.startswith("language.") and len(tensor) % (3 * num_heads) == 0:
+        if FUSED in renamed and renamed.startswith("language.") and tensor.ndim and len(tensor) % (3 * num_heads) == 0:
             parts = tensor.unflatten(0, (num_heads, 3, -1)).unbind(1)  # 3 x (heads, channel, ...)
             ours |= {
                 renamed.replace(FUSED, split): part.flatten(0, 1) for split, part in zip(SPLIT, parts, strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Bool, Float, UInt8
@@ -56,6 +57,13 @@ class Output:
     present: Bool[Tensor, "B K"]
     objects: Float[Tensor, "B K C"]
     levels: list[Level]
+
+
+@lru_cache(maxsize=8)
+def channels(values: tuple[float, ...], device: torch.device) -> Float[Tensor, "3 1 1"]:
+    """A number for each colour; made once, on the device."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32, device=device)[:, None, None]
 
 
 class CrossViewModel(PreTrainedModel):
@@ -129,8 +137,8 @@ class CrossViewModel(PreTrainedModel):
 
     def encode(self, images: UInt8[Tensor, "I 3 S S"]) -> Encoding:
         """Look at images; a caller that meets an image again may keep its encoding."""
-        mean, std = (images.new_tensor(v, dtype=torch.float32) for v in (self.config.pixel_mean, self.config.pixel_std))
-        pixels = (images - mean[:, None, None]) / std[:, None, None]
+        mean, std = (channels(tuple(v), images.device) for v in (self.config.pixel_mean, self.config.pixel_std))
+        pixels = (images - mean) / std
         # Laid out like the released code's maps: convolutions round differently on channels-last ones.
         features = tuple(level.contiguous() for level in self.swin(pixels.to(self.dtype)))
         return Encoding(features, self.projector(features[-1]))

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from egoexo_xseg import __version__
 from egoexo_xseg.errors import CheckpointError
-from egoexo_xseg.model.checkpoint import WORDS, check_weights, iter_translated, read_headers, whole_folder
+from egoexo_xseg.model.checkpoint import WORDS, check_weights, iter_translated, read_headers
+from egoexo_xseg.model.folders import whole_folder
 from egoexo_xseg.model.hub import model_home, resolve_model
 from egoexo_xseg.model.prompts import PromptBuilder
 from egoexo_xseg.progress import detail, track
@@ -71,7 +72,7 @@ def translate(source: Path, target: Path, dtype: torch.dtype, origin: dict[str, 
     weights: and one file).
     """
     headers = read_headers(source)
-    check_weights(headers.config, headers.weights, where=source)
+    check_weights(headers.config, headers.weights, where=source, fresh=headers.lacking)
     with whole_folder(target) as fresh:
         _write_tokenizer(source, fresh, headers.config.language.vocab_size)
         headers.config.save_pretrained(fresh)

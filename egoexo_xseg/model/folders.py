@@ -1,0 +1,49 @@
+"""Folders that appear whole or not at all, and what tells one from another."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def whole_folder(target: Path, replaced: bool = False) -> Iterator[Path]:
+    """A new folder for a checkpoint, which becomes `target` in the end: all of it at once, or nothing.
+
+    What is there already is `replaced`, or stays, since another process was faster. Whoever may read the configuration
+    may read the weights, too: safetensors writes them for their owner alone.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    try:
+        fresh = temporary / "new"
+        fresh.mkdir()
+        yield fresh
+        for path in fresh.glob("*.safetensors"):
+            shutil.copymode(fresh / "config.json", path)
+        if replaced and target.exists():
+            os.replace(target, temporary / "old")
+        try:
+            os.replace(fresh, target)
+        except OSError:
+            if replaced or not target.is_dir():
+                raise
+    finally:
+        if (temporary / "old").exists() and not target.exists():
+            os.replace(temporary / "old", target)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def hash_files(paths: Iterable[Path]) -> str:
+    """SHA-256 over names and contents of a folder's files, in whatever order they are given."""
+    digest = hashlib.sha256()
+    for path in sorted(paths):
+        with path.open("rb") as file:
+            own = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.name} {own}\n".encode())
+    return digest.hexdigest()
