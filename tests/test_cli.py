@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -16,6 +17,7 @@ from click.testing import CliRunner
 from egoexo_xseg import __version__
 from egoexo_xseg.cli import cli
 from egoexo_xseg.cli.app import report_faults, spread
+from egoexo_xseg.data.submission import written_whole
 
 COMMANDS = {
     (name, *inner): found
@@ -109,6 +111,58 @@ def test_exit_codes(monkeypatch, tmp_path):
     result = run("weights", "list")
     assert result.exit_code == 130
     assert result.stderr.strip() == "Error: Interrupted. Given again, the command keeps what it finished."
+
+
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [
+        (MemoryError(), "Out of memory."),
+        (OSError(28, "No space left on device", "/there/scores.json"), "/there/scores.json: No space left on device"),
+        (OSError("read-only"), "read-only"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(monkeypatch, fault, line):
+    def refuse(**_: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(cli.commands["weights"].commands["list"], "callback", refuse)
+    assert error("weights", "list") == line
+
+
+def test_a_reader_that_has_seen_enough(tmp_path):
+    """As `xseg --help | head -1`: nothing is wrong, and nothing is said."""
+    code = "import sys; from egoexo_xseg.cli import cli; sys.argv = ['xseg', 'weights', 'list']; "
+    code += "cli.commands['weights'].commands['list'].callback = lambda **_: [print('x' * 99, flush=True) for _ in range(9999)]"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code + "; cli()"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=tmp_path
+    )
+    with process:
+        process.stdout.read(10)
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait() == 1
+
+
+def test_files_that_cannot_be_written_are_named_as_they_were_given(tmp_path, monkeypatch):
+    def refuse(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(OSError) as fault, written_whole(tmp_path / "a.json"):
+        pass
+    assert fault.value.filename == str(tmp_path / "a.json")
+
+
+def test_v_at_either_place(caplog):
+    for line in (("-v", "weights", "list"), ("weights", "list", "-v")):
+        logging.getLogger("egoexo_xseg").setLevel(logging.NOTSET)
+        assert run(*line).exit_code == 0 and logging.getLogger("egoexo_xseg").level == logging.INFO
+    logging.getLogger("egoexo_xseg").setLevel(logging.NOTSET)
+
+
+def test_validation_without_takes_to_validate_on(tmp_path):
+    assert error("train", "--init", tmp_path, "--val-split", "val", "--out", tmp_path / "run") == (
+        "--val-split needs --val-data where there is no --data. See xseg train --help."
+    )
 
 
 def test_processes_of_torchrun_share_a_shard(monkeypatch):
