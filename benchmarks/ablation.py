@@ -6,8 +6,8 @@ As in the paper, all variants begin with a model that segments: image tower, whi
 mask decoder are those of weights/xseg-tiny. What tells objects apart (projector, language model, heads, fusion) is
 drawn anew from the seed. All are trained on the same drawn scenes. Then takes that no training saw (those of
 scores.py) are predicted with right, shuffled and no captions, into OUT/ablation-SEEDS.json and OUT/ablation-SEEDS.md.
-A run that was stopped goes on where it was; with --seeds several processes can share the work, and a last call with all
-of them collects it.
+A run that was stopped goes on where it was; with --seeds several processes can share the work, once the first
+of them has made the takes and their captions, and a last call with all of them collects it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from scores import SPLIT, WEIGHTS, score
+from scores import SPLIT, WEIGHTS, make_takes, score
 
 from egoexo_xseg.config import TrainConfig
 from egoexo_xseg.data.annotations import Annotations, open_annotations
@@ -30,8 +30,6 @@ from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.jobs.caption import CaptionOptions, caption
 from egoexo_xseg.jobs.evaluate import resample
 from egoexo_xseg.jobs.predict import PredictOptions, predict
-from egoexo_xseg.jobs.prepare import prepare
-from egoexo_xseg.jobs.sample import write_sample
 from egoexo_xseg.jobs.train import TrainOptions, train
 from egoexo_xseg.model.checkpoint import load_checkpoint, new_checkpoint, save_checkpoint
 from egoexo_xseg.records import Direction
@@ -86,10 +84,7 @@ def main() -> None:
     parser.add_argument("--takes", type=int, default=20)
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
-    raw, data, captions = (options.out / name for name in ("raw", "data", "captions.jsonl"))
-    if not (raw / "split.json").is_file():
-        write_sample(raw, seed=1001, takes=options.takes, split=SPLIT)
-    prepare(raw, data, split=SPLIT)
+    data, captions = make_takes(options.out, 1001, options.takes), options.out / "captions.jsonl"
     caption(CaptionOptions(data, captions, str(WEIGHTS / "captioner-tiny"), split=SPLIT, device=options.device))
     annotations = open_annotations(data, split=SPLIT)
     DrawnMoments._draw = remembered(DrawnMoments._draw)

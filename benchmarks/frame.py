@@ -198,7 +198,7 @@ class Work:
             "share of it": operations / rate / took.per(len(self.records))["seconds a record"],
         }
         peak = torch.cuda.max_memory_allocated() if self.device == "cuda" else 1024 * resource.getrusage(0).ru_maxrss
-        return found | {"peak memory, GB": peak / 1e9}
+        return found | {"peak memory, GB" if self.device == "cuda" else "peak memory so far, GB": peak / 1e9}
 
 
 def measure(

@@ -52,10 +52,7 @@ def main() -> None:
     parser.add_argument("--takes", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("scores"))
     options = parser.parse_args()
-    raw, data = options.out / "raw", options.out / "data"
-    if not (raw / "split.json").is_file():
-        write_sample(raw, seed=options.seed, takes=options.takes, split=SPLIT)
-    prepare(raw, data, split=SPLIT)
+    data = make_takes(options.out, options.seed, options.takes)
     annotations = open_annotations(data, split=SPLIT)
     guesses: dict[str, Guess] = {"copied in place": copied, "colour of segments": coloured}
     report: dict[str, Any] = {"model": scores_of_model(options, data, annotations)}
@@ -66,6 +63,20 @@ def main() -> None:
     with written_whole(options.out / "scores.json") as file:
         json.dump(report, file, indent=1)
     print(json.dumps(report, indent=1))
+
+
+def make_takes(out: Path, seed: int, takes: int) -> Path:
+    """The prepared takes in `out`; a folder that holds others is left alone."""
+    asked, path = {"seed": seed, "takes": takes}, out / "takes.json"
+    if path.is_file() and json.loads(path.read_bytes()) != asked:
+        raise SystemExit(f"{out} holds other takes: give another --out")
+    with written_whole(path) as file:
+        json.dump(asked, file)
+    raw, data = out / "raw", out / "data"
+    if not (raw / "split.json").is_file():
+        write_sample(raw, seed=seed, takes=takes, split=SPLIT)
+    prepare(raw, data, split=SPLIT)
+    return data
 
 
 def scores_of_model(options: argparse.Namespace, data: Path, annotations: Annotations) -> dict[str, Any]:

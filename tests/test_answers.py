@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from test_segmenter import CONFIG, SAMPLES, make_sample
+from test_world import sample_pair
 
 from egoexo_xseg.api import CrossViewSegmenter
 from egoexo_xseg.errors import XsegError
@@ -16,7 +17,6 @@ from egoexo_xseg.model.assignment import assign, score_proposals
 from egoexo_xseg.model.configuration import CrossViewConfig
 from egoexo_xseg.model.inputs import collate
 from egoexo_xseg.model.segmenter import CrossViewModel
-from egoexo_xseg.world.draws import sample_pair
 
 SIZES = [(60, 40), (90, 60), (33, 22)]
 SHIPPED = Path(__file__).parents[1] / "weights" / "xseg-tiny"

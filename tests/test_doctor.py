@@ -66,6 +66,18 @@ def test_a_missing_package_is_named(monkeypatch):
     assert "numpy" in finding(found, "packages").value and not found.well
 
 
+def test_opencv_may_have_come_under_another_name(monkeypatch):
+    real = importlib.metadata.version
+
+    def version(name):
+        if name == "opencv-python":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return real(name)
+
+    monkeypatch.setattr(doctor.importlib.metadata, "version", version)
+    assert not any(each.what == "missing packages" for each in diagnose().findings)
+
+
 def test_the_batch_that_fits_follows_from_the_free_memory():
     config = CrossViewConfig()
     record = 2 * record_numbers(config)  # bytes, in float16

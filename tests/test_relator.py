@@ -235,6 +235,22 @@ def test_captions_of_other_takes_stay(data, tmp_path, captions_file):
     assert json.loads((again / "split.json").read_text()) == {"val": ["take-b", "take-a"]}
 
 
+def test_a_second_list_takes_nothing_away_and_says_what_it_cannot_add(data, tmp_path, captions_file):
+    captions = Captions.read(captions_file)
+    lists = {}
+    for way in Direction:
+        lists[way] = tmp_path / f"{way.value}.json"
+        lists[way].write_text(json.dumps(export(data, way, captions)[:: 1 if way is Direction.EXO_EGO else 3]))
+    again = tmp_path / "again"
+    prepare_records([lists[Direction.EGO_EXO]], again, "val", images=data)
+    first = dict(Captions.read(again / "captions-val.jsonl").items())
+    summary = prepare_records([lists[Direction.EXO_EGO]], again, "val", images=data)
+    both = dict(Captions.read(again / "captions-val.jsonl").items())
+    assert first.items() < both.items()
+    assert [note for note in summary.notes if "it is there already, without" in note]
+    assert prepare_records([lists[Direction.EGO_EXO]], again, "val", images=data).notes == []
+
+
 def test_pictures_that_are_missing_are_noted(data, tmp_path):
     export(data)
     path = data / "take-b" / "cam01" / "30.jpg"

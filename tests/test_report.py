@@ -19,6 +19,7 @@ from egoexo_xseg.jobs.evaluate import summarise
 from egoexo_xseg.jobs.page import script_json
 from egoexo_xseg.jobs.predict import PredictOptions, predict
 from egoexo_xseg.jobs.report import (
+    _columns,
     choose_album,
     choose_films,
     choose_galleries,
@@ -62,6 +63,11 @@ def test_where_nothing_is_absent_visibility_is_that_of_the_visible():
     samples = [sample(0, 0, 0.5, 0.9), sample(1, 0, 0.7, 0.1)]
     assert score_intervals(samples)["visibility_balanced_accuracy"][0] == 0.5
     assert summarise(samples).visibility_balanced_accuracy == 0.5
+
+
+def test_no_rounding_brings_a_confidence_across_the_threshold():
+    samples = [sample(0, 0, 0.5, value) for value in (0.5, 0.50001, 0.4999, 0.6, 7.0, float("nan"))]
+    assert _columns(samples, ["take-0"])["confidence"] == [500, 501, 500, 600, 1000, 0]
 
 
 def test_a_confidence_that_is_no_number_counts_as_none():

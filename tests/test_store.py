@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 
+import huggingface_hub
 import huggingface_hub.constants as hub_settings
 import huggingface_hub.file_download as hub_download
 import pytest
@@ -267,3 +268,13 @@ def test_a_start_without_fusion_is_translated_and_cannot_predict(hub, released, 
     assert segmenter.fusion.k.item() == 0.5
     with pytest.raises(CheckpointError, match="the weights do not fit the model; missing: fusion.k"):
         load_checkpoint(start)
+
+
+def test_what_another_program_fetched_of_a_repository_is_not_taken_for_all_of_it(hub, tmp_path, monkeypatch):
+    huggingface_hub.hf_hub_download(NAME, "config.json", cache_dir=tmp_path / "downloads")
+    assert find_cached(NAME) is None
+    monkeypatch.setattr(hub_settings, "HF_HUB_OFFLINE", True)
+    assert "no weights in this folder" in error("weights", "pull", NAME)
+    assert find_cached(NAME) is None
+    monkeypatch.setattr(hub_settings, "HF_HUB_OFFLINE", False)
+    assert load_checkpoint(fetch_model(NAME))

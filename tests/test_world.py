@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from egoexo_xseg.masks import Rle, mask_to_rle, rle_to_mask, runs_to_rle
 from egoexo_xseg.world.camera import Camera, look_at
-from egoexo_xseg.world.draws import MIN_SHARE, sample_pair, without_slivers, world_seed
+from egoexo_xseg.world.draws import MIN_SHARE, ViewPair, draw_pairs, without_slivers, world_seed
 from egoexo_xseg.world.motion import Track
 from egoexo_xseg.world.paint import PATTERNS, Paint, blend, grain
 from egoexo_xseg.world.recording import Cast, SampleFigures, cast_masks, crop_to_runs
@@ -170,6 +170,13 @@ def test_slivers_count_as_absent():
     instances[0, :enough] = 1
     instances[1, : enough - 1] = 2
     assert set(np.unique(without_slivers(instances)).tolist()) == {0, 1}
+
+
+def sample_pair(seed: int, long_side: int = 256) -> ViewPair:
+    """A moment of a scene that nobody else draws, seen by its ego camera and one exo camera."""
+    scene = make_scene(world_seed("pair scene", seed), exo_cameras=1)
+    second = float(np.random.default_rng(world_seed("pair", seed)).uniform(0, scene.duration))
+    return draw_pairs(scene, second, long_side)[0]
 
 
 def test_the_same_seed_gives_the_same_pixels_and_another_seed_others():

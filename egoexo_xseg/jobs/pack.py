@@ -24,7 +24,6 @@ from egoexo_xseg.masks import Rle, mask_to_rle, scored_hw
 from egoexo_xseg.progress import track
 from egoexo_xseg.records import Direction, Prediction
 
-FILLS = ("error", "center", "propagate")
 LISTED = 3
 """Examples in a message; of shards to be run again there are more."""
 

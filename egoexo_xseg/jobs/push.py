@@ -84,7 +84,11 @@ def upload(repository: str, files: Mapping[str, Path | bytes], private: bool) ->
                 remedy = "Make it private in its settings first, or choose another name"
                 raise XsegError("the repository is there, and public", where=repository, remedy=remedy)
             there = [each.rfilename for each in info.siblings or ()]
-            stale = [name for name in there if name not in files and any(fnmatchcase(name, form) for form in REPLACED)]
+            stale = [
+                name
+                for name in there
+                if name not in files and "/" not in name and any(fnmatchcase(name, form) for form in REPLACED)
+            ]
             commit = api.create_commit(
                 repository,
                 [

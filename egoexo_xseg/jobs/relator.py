@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from egoexo_xseg.data.annotations import NAME, Annotations, Masks, Take, read_json
+from egoexo_xseg.data.annotations import NAME, Annotations, Masks, Take, open_annotations, read_json
 from egoexo_xseg.data.captions import Caption, Captions, iter_captions, sort_key
 from egoexo_xseg.data.images import frame_path, image_hw
 from egoexo_xseg.data.phrases import FALLBACK
@@ -111,6 +111,9 @@ def prepare_records(
             where = data / plan.take_uid
             raise AnnotationError("something else is in the way", where=where, remedy="Choose another folder as DATA")
     summary.already = len(done)
+    if done:
+        there = open_annotations(data)
+        summary.notes += [note for plan in plans if plan.take_uid in done for note in _iter_lacking(plan, there)]
     for plan in track(plans, "Preparing takes", total=len(plans)):
         folder = data / plan.take_uid
         if plan.pictures and plan.take_uid not in done:
@@ -143,6 +146,19 @@ def _plan(uid: str, records: Sequence[Record], summary: RecordsSummary) -> _Plan
             if plan.captions.setdefault(key, text) != text:
                 summary.notes.append(f"{record.where}: another caption of {ids[number]!r}; the first one stands")
     return plan
+
+
+def _iter_lacking(plan: _Plan, annotations: Annotations) -> Iterator[str]:
+    """What a take that is there already does not hold of its records."""
+    there = annotations.load(plan.take_uid).masks
+    lacking = sum(
+        frame not in there.get(object_id, {}).get(camera, {})
+        for object_id, cameras in plan.masks.items()
+        for camera, frames in cameras.items()
+        for frame in frames
+    )
+    if lacking:
+        yield f"take {plan.take_uid}: it is there already, without {lacking} of these masks; give all lists together"
 
 
 class _ObjectIds:
@@ -190,12 +206,14 @@ def _write_take(plan: _Plan, folder: Path) -> None:
 
 
 def _write_captions(plans: Sequence[_Plan], path: Path) -> int:
-    """Write the takes' captions among those of other takes that are there; returns how many the records have."""
+    """Write the takes' captions among those that are there, of other takes and of other query cameras; returns how many
+    the records have.
+    """
     own = {key: Caption(*key, text) for plan in plans for key, text in plan.captions.items()}
     if own:
-        uids = {plan.take_uid for plan in plans}
+        views = {(key[0], key[2]) for key in own}
         known = {found.key: found for _, found in iter_captions(path)} if path.is_file() else {}
-        captions = {key: found for key, found in known.items() if key[0] not in uids} | own
+        captions = {key: found for key, found in known.items() if (key[0], key[2]) not in views} | own
         with written_whole(path) as file:
             file.writelines(f"{captions[key].to_line()}\n" for key in sorted(captions, key=sort_key))
     return len(own)

@@ -167,6 +167,12 @@ def _probability(sample: ScoredSample) -> float:
     return 0.0 if isnan(sample.confidence) else min(max(sample.confidence, 0.0), 1.0)
 
 
+def _thousandths(sample: ScoredSample) -> int:
+    """The confidence as the page has it: no rounding brings it to the other side of the threshold."""
+    least = round(1000 * CONFIDENCE_THRESHOLD) + 1 if sample.confidence > CONFIDENCE_THRESHOLD else 0
+    return max(least, round(1000 * _probability(sample)))
+
+
 def _columns(samples: Sequence[ScoredSample], uids: Sequence[str]) -> dict[str, list[Any]]:
     """Records for the browser, a list a column: names are numbers into a table, scores are thousandths."""
     names: dict[str, int] = {}
@@ -182,7 +188,7 @@ def _columns(samples: Sequence[ScoredSample], uids: Sequence[str]) -> dict[str, 
             number(f"{sample.query_camera} to {sample.target_camera}"),
             sample.frame,
             -1 if sample.iou is None else round(1000 * sample.iou),
-            round(1000 * _probability(sample)),
+            _thousandths(sample),
         )
         for sample in samples
     ]

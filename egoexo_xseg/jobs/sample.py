@@ -107,7 +107,7 @@ def write_sample(
     """
     if not NAME.fullmatch(split):
         raise XsegError(f"not a split's name: {split!r}", where=raw, remedy="Use letters, digits, - and _")
-    kept, splits = _read_index(raw, split)
+    _read_index(raw, split)
     orders = [_Order(raw, seed, split, index, full_size) for index in range(takes)]
     figures, entries = SampleFigures(), []
     path = raw / "annotations" / f"relations_{split}.json"
@@ -122,6 +122,7 @@ def write_sample(
             figures.add(written.figures)
         file.write("}}\n")
     os.replace(partial, path)
+    kept, splits = _read_index(raw, split)  # again: another split may have been made meanwhile
     _write_json(raw / "takes.json", sorted(kept + entries, key=lambda take: take["take_uid"]))
     splits[split] = [take["take_uid"] for take in entries]
     _write_json(raw / "split.json", dict(sorted(splits.items())))

@@ -88,6 +88,8 @@ def resolve_model(
     if wanted is WANTED and not any(folder.glob("*.safetensors")):
         folder = Path(_download(str(model), revision, [*wanted, *PICKLED]))
     _check_hashes(str(model), folder)
+    if not _is_whole(folder, wanted):  # whoever reads it says what is lacking, and the next time it is asked for again
+        return folder
     pins.parent.mkdir(parents=True, exist_ok=True)
     partial = pins.with_name(f".{pins.name}.{os.getpid()}")
     partial.write_text(json.dumps(_read_pins(pins) | {key: folder.name}, indent=1) + "\n", "utf-8")
@@ -109,10 +111,26 @@ def _find_snapshot(repository: str, revision: str, wanted: Sequence[str]) -> Pat
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
-        found = snapshot_download(repository, revision=revision, local_files_only=True, allow_patterns=list(wanted))
-        return Path(found)
+        kept = snapshot_download(repository, revision=revision, local_files_only=True, allow_patterns=list(wanted))
     except (LocalEntryNotFoundError, ValueError, OSError):
         return None
+    return Path(kept) if _is_whole(Path(kept), wanted) else None
+
+
+def _is_whole(folder: Path, wanted: Sequence[str]) -> bool:
+    """Whether a folder holds what nobody can do without: a model's configuration and weights, or a tokenizer's words.
+
+    The Hub's client cannot tell where another program has fetched single files.
+    """
+    from egoexo_xseg.model.checkpoint import weight_files
+
+    if "config.json" not in wanted:
+        there = {path.name for path in folder.iterdir()}
+        return "tokenizer.json" in there or {"vocab.json", "merges.txt"} <= there
+    try:
+        return (folder / "config.json").is_file() and bool(weight_files(folder))
+    except CheckpointError:
+        return False
 
 
 def _download(repository: str, revision: str | None, wanted: Sequence[str]) -> str:
@@ -192,5 +210,4 @@ def is_repository(name: str) -> bool:
 
 def find_cached(repository: str) -> Path | None:
     """The folder of a repository's newest complete download, without asking the network."""
-    found = _find_snapshot(repository, "main", WANTED)
-    return found if found and (found / "config.json").is_file() else None
+    return _find_snapshot(repository, "main", WANTED)

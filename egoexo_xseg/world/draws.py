@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 
 from egoexo_xseg.world.camera import Camera
 from egoexo_xseg.world.render import render
-from egoexo_xseg.world.scene import Scene, make_scene
+from egoexo_xseg.world.scene import Scene
 from egoexo_xseg.world.things import Thing
 
 MIN_SHARE = 0.0004
@@ -56,13 +56,3 @@ def draw_pairs(scene: Scene, second: float | int, long_side: int) -> list[ViewPa
         image, instances = render(moment, camera, view_hw(camera, long_side))
         views.append((image, without_slivers(instances)))
     return [ViewPair(*views[0], *exo, things=scene.things) for exo in views[1:]]
-
-
-def sample_pair(seed: int, long_side: int = 256) -> ViewPair:
-    """A random moment of a random scene, seen by its ego camera and one exo camera.
-
-    The scenes are other ones than those of any `xseg sample`, whatever its seed.
-    """
-    rng = np.random.default_rng(world_seed("pair", seed))
-    scene = make_scene(world_seed("pair scene", seed), exo_cameras=1)
-    return draw_pairs(scene, float(rng.uniform(0, scene.duration)), long_side)[0]
