@@ -43,8 +43,8 @@ SHIPPED = Path(__file__).parent / "captioner-tiny"
 
 WIDTH = 192  # of the tower, which makes CELLS x CELLS tokens of an image
 SHARDS = 72  # of about 900 close-ups
-STEPS, BATCH = 6000, 64
-WORDS_FROM = 4900  # until then the tower learns alone, from the attributes
+STEPS, BATCH = 5400, 64
+WORDS_FROM = 4400  # until then the tower learns alone, from the attributes
 RATE, DECAY, WARM_UP = 1e-3, 0.05, 200
 SAVE_EVERY = 250
 EVALUATED = 150  # takes of three pictures
