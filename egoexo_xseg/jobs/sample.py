@@ -121,8 +121,8 @@ def write_sample(
             entries.append(written.take)
             figures.add(written.figures)
         file.write("}}\n")
-    os.replace(partial, path)
     kept, splits = _read_index(raw, split)  # again: another split may have been made meanwhile
+    os.replace(partial, path)
     _write_json(raw / "takes.json", sorted(kept + entries, key=lambda take: take["take_uid"]))
     splits[split] = [take["take_uid"] for take in entries]
     _write_json(raw / "split.json", dict(sorted(splits.items())))
