@@ -78,7 +78,7 @@ def agree(folder: Path, options: argparse.Namespace, dtype: str) -> tuple[np.nda
             for one, other in zip(*answers, strict=True):
                 same += (one.proposals == other.proposals).tolist()
                 both, either = (one.masks & other.masks).sum((1, 2)), (one.masks | other.masks).sum((1, 2))
-                overlaps += np.where(either > 0, both / np.maximum(either, 1), 1.0).tolist()
+                overlaps += torch.where(either > 0, both / either.clamp(min=1), 1.0).tolist()
     return np.array(same), np.array(overlaps)
 
 
