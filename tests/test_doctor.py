@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import json
 
+import pytest
 from test_cli import run
 
 from egoexo_xseg.jobs import doctor
@@ -52,29 +53,31 @@ def test_nothing_prepared_leads_to_preparing(tmp_path):
     assert found.next == f"xseg prepare RAW {tmp_path / 'nothing'}"
 
 
-def test_a_missing_package_is_named(monkeypatch):
+@pytest.fixture
+def without(monkeypatch):
+    """Has a package be installed under no such name."""
     real = importlib.metadata.version
 
-    def version(name):
-        if name == "scipy":
-            raise importlib.metadata.PackageNotFoundError(name)
-        return real(name)
+    def forget(gone: str) -> None:
+        def version(name):
+            if name == gone:
+                raise importlib.metadata.PackageNotFoundError(name)
+            return real(name)
 
-    monkeypatch.setattr(doctor.importlib.metadata, "version", version)
+        monkeypatch.setattr(doctor.importlib.metadata, "version", version)
+
+    return forget
+
+
+def test_a_missing_package_is_named(without):
+    without("scipy")
     found = diagnose()
     assert finding(found, "missing packages").value == "scipy: pip install scipy"
     assert "numpy" in finding(found, "packages").value and not found.well
 
 
-def test_opencv_may_have_come_under_another_name(monkeypatch):
-    real = importlib.metadata.version
-
-    def version(name):
-        if name == "opencv-python":
-            raise importlib.metadata.PackageNotFoundError(name)
-        return real(name)
-
-    monkeypatch.setattr(doctor.importlib.metadata, "version", version)
+def test_opencv_may_have_come_under_another_name(without):
+    without("opencv-python")
     assert not any(each.what == "missing packages" for each in diagnose().findings)
 
 

@@ -159,7 +159,8 @@ def evaluate(
     for direction in evaluation.samples:
         for name, groups in evaluation.tables(direction, known).items():
             rows = [
-                (g.name, g.samples, f"{g.iou:.4f}", "-" if name == "take" else f"{g.low:.4f} - {g.high:.4f}")
+                # Of one take alone, no other can be drawn.
+                (g.name, g.samples, f"{g.iou:.4f}", "-" if g.low == g.high else f"{g.low:.4f} - {g.high:.4f}")
                 for g in groups
             ]
             table(f"{direction.value} by {name}", (name, "samples", "IoU", "95% interval"), rows)

@@ -82,7 +82,7 @@ def train(options: TrainOptions) -> Path:
         segmenter.language.gradient_checkpointing_enable()
     learner = _distribute(Objective(segmenter, config), options.fsdp, processes)
     optimizer = make_optimizer(segmenter, config)
-    moments = _open_moments(options, (annotations, captions), segmenter, processes)
+    moments = _open_moments(options, annotations, captions, segmenter.config.image_size, processes)
     steps = _count_steps(config, moments, processes)
     settle(options.out, manifest, processes)
     start = resume(options.out, learner, optimizer)
@@ -257,16 +257,12 @@ def make_optimizer(segmenter: CrossViewModel, config: TrainConfig) -> torch.opti
 
 
 def _open_moments(
-    options: TrainOptions,
-    prepared: tuple[Annotations | None, Captions | None],
-    segmenter: CrossViewModel,
-    processes: Processes,
+    options: TrainOptions, annotations: Annotations | None, captions: Captions | None, side: int, processes: Processes
 ) -> Moments:
-    annotations, captions = prepared
     if annotations is None:
         # Where one process does all, drawing costs as much as learning; beside a GPU, nobody keeps what is drawn.
         showings = 2 if processes.device.type == "cpu" else 1
-        return DrawnMoments(options.config, segmenter.config.image_size, processes.count, showings)
+        return DrawnMoments(options.config, side, processes.count, showings)
     index = options.out / f"records-{processes.rank}.jsonl"
     return PreparedMoments(annotations, options.config, index, captions)
 
