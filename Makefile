@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 
 .PHONY: demo test scores bench lint format
 
-demo: $(VENV)/.installed  ## Walk the whole way on made-up recordings
+demo: $(VENV)/.installed  ## Run the whole pipeline on generated recordings
 	$(BIN)/xseg demo demo
 
 test: $(VENV)/.installed  ## Run the tests

@@ -104,16 +104,19 @@ def check_settings(values: dict[str, Any], where: object) -> None:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and -LARGEST <= value <= LARGEST
 
 
 def _is_whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, int) and _is_number(value)
 
 
 def _is_list(value: object, fine: Callable[[Any], bool]) -> bool:
     return isinstance(value, list | tuple) and all(map(fine, value))
 
+
+LARGEST = 1e12
+"""Of any setting: far from where numbers overflow."""
 
 Rule = tuple[Callable[[Any], bool], str]
 COUNT: Rule = (lambda value: _is_whole(value) and value > 0, "a whole number above 0")
@@ -133,7 +136,10 @@ RULES: dict[str, Rule] = {
     "lr": POSITIVE,
     "final_lr": SHARE,
     "warmup": SHARE,
-    "betas": (lambda value: _is_list(value, SHARE[0]) and len(value) == 2, "two numbers within 0 and 1"),
+    "betas": (
+        lambda value: _is_list(value, lambda beta: SHARE[0](beta) and beta < 1) and len(value) == 2,
+        "two numbers from 0 to below 1",
+    ),
     "weight_decay": NOT_NEGATIVE,
     "clip": POSITIVE,
     "seed": (lambda value: _is_whole(value) and value >= 0, "a whole number from 0"),
@@ -150,7 +156,7 @@ RULES: dict[str, Rule] = {
     "temperature": POSITIVE,
     "negatives": FLAG,
     "caption_share": SHARE,
-    "caption_noise": SHARE,
+    "caption_noise": (lambda value: SHARE[0](value) and value <= 0.5, "a number within 0 and 0.5"),
     "augment": FLAG,
     "reference_behaviour": FLAG,
     "keep_every": COUNT,

@@ -10,6 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from egoexo_xseg.errors import XsegError
 from egoexo_xseg.jobs.analyze_text import analyze_text, compare
 from egoexo_xseg.records import Direction
 
@@ -50,6 +51,11 @@ def test_visibility():
     found = {key[1]: estimate.value for key, estimate in figures.items() if key[0] == "visibility"}
     assert (found["right"], found["shuffled"], found["none"], found["right - none"]) == (1.0, 0.5, 0.0, 1.0)
     assert figures["iou", "right", "all"].samples == 2 and figures["visibility", "right", "all"].samples == 4
+
+
+def test_captions_are_needed(analyze_options):
+    with pytest.raises(XsegError, match="captions are needed. Give --captions"):
+        analyze_text(analyze_options)
 
 
 def test_results(analyze_options, captions_file):

@@ -56,11 +56,13 @@ def test_help_has_a_working_example(words):
 
 
 @pytest.mark.parametrize("group", [(), ("analyze",), ("weights",)], ids=" ".join)
-def test_group_help_lists_every_command_with_a_sentence(group):
+def test_group_help_lists_every_command_with_a_whole_sentence(group, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
     output = run(*group, "--help").output
     commands = cli.commands[group[0]].commands if group else cli.commands
-    for name, command in commands.items():
-        assert f"  {name} " in output and command.get_short_help_str().endswith((".", "..."))
+    shown = dict(re.findall(r"^  ([a-z]+) +(\S.*)$", output.split("Commands:\n")[1], re.MULTILINE))
+    assert shown == {name: command.get_short_help_str(200) for name, command in commands.items()}
+    assert all(line.endswith(".") and not line.endswith("..") for line in shown.values())
 
 
 @pytest.mark.parametrize("group", [(), ("analyze",), ("weights",)], ids=" ".join)
@@ -80,7 +82,8 @@ def test_every_option_is_explained():
 
 
 def test_unknown_command():
-    assert error("predicted").startswith("No such command 'predicted'")
+    assert error("nothing") == "No such command 'nothing'. See xseg --help."
+    assert error("predicted") == "No such command 'predicted'. Did you mean 'predict'? See xseg --help."
 
 
 def test_unknown_option():
@@ -89,7 +92,9 @@ def test_unknown_option():
 
 def test_mistakes_within_a_group(tmp_path):
     assert error("analyze", "texts").startswith("No such command 'texts'")
-    assert error("analyze", "text", "--data", tmp_path, "--out", tmp_path) == ("captions are needed. Give --captions")
+    assert error("analyze", "text", "--data", tmp_path, "--out", tmp_path) == (
+        "Missing option '--captions'. See xseg analyze text --help."
+    )
     assert error("analyze", "fusion", "--data", tmp_path, "--out", tmp_path, "--model", tmp_path / "none") == (
         f"{tmp_path}: no prepared takes here. Run xseg prepare first"
     )
@@ -110,7 +115,8 @@ def test_exit_codes(monkeypatch, tmp_path):
     monkeypatch.setattr(cli.commands["weights"].commands["list"], "callback", interrupt)
     result = run("weights", "list")
     assert result.exit_code == 130
-    assert result.stderr.strip() == "Error: Interrupted. Given again, the command keeps what it finished."
+    said = "Error: Interrupted. Nothing is half-written; long commands continue when run again."
+    assert result.stderr.strip() == said  # after the ^C of a terminal
 
 
 @pytest.mark.parametrize(
@@ -162,6 +168,21 @@ def test_v_at_either_place(caplog):
 def test_validation_without_takes_to_validate_on(tmp_path):
     assert error("train", "--init", tmp_path, "--val-split", "val", "--out", tmp_path / "run") == (
         "--val-split needs --val-data where there is no --data. See xseg train --help."
+    )
+
+
+@pytest.mark.parametrize("name", ["pack", "validate", "evaluate", "calibrate", "show", "report", "compare"])
+def test_data_and_annotations_are_two_names_of_one_option(name):
+    assert any(set(param.opts) == {"--data", "--annotations"} for param in cli.commands[name].params)
+
+
+def test_the_demo_of_an_installed_package_looks_for_models_in_the_working_directory(tmp_path, monkeypatch):
+    from egoexo_xseg.jobs import demo
+
+    monkeypatch.setattr(demo, "BESIDE", tmp_path / "site-packages" / "weights")
+    monkeypatch.chdir(tmp_path)
+    assert error("demo") == (
+        "weights/xseg-tiny: the demo's model is not there. Run it in the root of a clone of the repository"
     )
 
 

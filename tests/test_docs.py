@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import shlex
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from egoexo_xseg import __version__
 from egoexo_xseg.cli import cli
+from egoexo_xseg.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -98,6 +100,13 @@ def test_parameters_are_as_many_as_the_model_page_says():
     assert rows == named | {"mask tokens, three heads": heads}
     assert sum(rows.values()) == sum(parameter.numel() for parameter in model.parameters())
     assert "1.48 billion" in page and round(sum(rows.values()) / 1e9, 2) == 1.48
+
+
+def test_settings_of_training_are_those_of_the_formats_page():
+    section = (ROOT / "docs" / "formats.md").read_text("utf-8").partition("\n## Training ")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \| `(.+?)` \| .+ \|$", section, re.MULTILINE)
+    assert {name: json.loads(default) for name, default in rows} == TrainConfig().to_json()
+    assert [name for name, _ in rows] == list(TrainConfig().to_json())
 
 
 def test_the_changelog_has_this_version_or_unreleased():

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from test_cli import error, run
+from test_pack import annotations, predictions  # noqa: F401 - fixtures
 from test_validate import perfect
 
 from egoexo_xseg.data.annotations import open_annotations
@@ -17,6 +19,7 @@ from egoexo_xseg.data.pairs import iter_pairs
 from egoexo_xseg.data.scoring import ScoredSample
 from egoexo_xseg.errors import SubmissionError
 from egoexo_xseg.jobs.evaluate import Evaluation, evaluate, group, summarise, write_samples, write_scores
+from egoexo_xseg.jobs.pack import pack
 from egoexo_xseg.records import Direction
 
 
@@ -42,8 +45,8 @@ def test_equals_the_official_evaluator(golden):
 
 def test_number_of_processes_changes_nothing(case, monkeypatch):
     monkeypatch.setattr("egoexo_xseg.jobs.evaluate.WORTH_SPREADING", 0)
-    annotations = open_annotations(case / "gt.json")
-    one, two = (evaluate([case / "ego-exo_pred.json"], annotations, workers=workers) for workers in (1, 2))
+    truth = open_annotations(case / "gt.json")
+    one, two = (evaluate([case / "ego-exo_pred.json"], truth, workers=workers) for workers in (1, 2))
     assert one.to_json() == two.to_json() and one.samples == two.samples
 
 
@@ -190,3 +193,21 @@ def test_what_validate_refuses_is_not_scored_in_silence(data, tmp_path):
     assert "1 answers cannot be scored: ego2exo, take take-a: no answers (12 are asked for)." in error(
         "evaluate", path, "--annotations", data
     )
+
+
+def test_folders_of_predictions_score_like_what_they_pack_to(data, predictions, annotations, tmp_path):  # noqa: F811
+    pack(predictions, annotations, tmp_path / "s.json")
+    rest = ("--data", data, "--split", "val")
+    folder = run("evaluate", predictions, *rest, "--json", tmp_path / "folder.json")
+    file = run("evaluate", tmp_path / "s.json", *rest, "--json", tmp_path / "file.json")
+    assert folder.exit_code == file.exit_code == 0 and folder.stdout == file.stdout and not folder.stderr
+    scores = json.loads((tmp_path / "folder.json").read_text())
+    assert scores == json.loads((tmp_path / "file.json").read_text())
+    mean = (scores["ego2exo"]["iou"] + scores["exo2ego"]["iou"]) / 2
+    told = f"Mean IoU of both directions, by which the challenge ranked in 2025: {mean:.4f}\n"
+    assert told in file.stdout and 0 < mean < 1
+    twice = error("evaluate", tmp_path / "s.json", predictions, *rest)
+    assert twice == f"{predictions}: a second file with ego-exo results"
+    shutil.rmtree(predictions / "exo2ego")
+    alone = run("evaluate", predictions, *rest)
+    assert alone.exit_code == 0 and "ego2exo" in alone.stdout and "Mean IoU of both" not in alone.stdout

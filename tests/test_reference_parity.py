@@ -18,11 +18,14 @@ from reference_rules import (
 )
 from safetensors.torch import load_file
 
+from egoexo_xseg.config import TrainConfig
+from egoexo_xseg.model import objective as objective_file
 from egoexo_xseg.model import segmenter as segmenter_file
 from egoexo_xseg.model.checkpoint import check_weights
 from egoexo_xseg.model.configuration import CrossViewConfig
 from egoexo_xseg.model.inputs import collate
-from egoexo_xseg.model.losses import LossConfig, Targets, alignment_loss, level_loss
+from egoexo_xseg.model.losses import LevelLoss, level_loss
+from egoexo_xseg.model.objective import Objective
 from egoexo_xseg.model.pixel_decoder import DeformableAttention
 from egoexo_xseg.model.prompts import PromptBuilder, byte_tokenizer, lay_out
 from egoexo_xseg.model.released import from_released, is_dead, to_released
@@ -243,19 +246,25 @@ def training_gradients(case, segmenter, monkeypatch) -> dict[str, torch.Tensor]:
     points, grid = case.points("train"), case.config.grid
     batch = collate([case.sample(index, "<|endoftext|>") for index in range(len(case.meta["records"]))])
     counts = batch.num_objects
-    monkeypatch.setattr(segmenter_file, "pool_regions", sampled(grid, points, counts))
-    encoding = segmenter.encode(batch.images)
-    output = segmenter.answer(batch, encoding)
-    target = encoding.tokens[list(batch.target)]
-    again = sampled(grid, points[sum(counts) :], counts)(target, batch.target_masks, grid)
-    aligned = segmenter.read(batch.prompts, target, again)
+    pools = iter([sampled(grid, points, counts), sampled(grid, points[sum(counts) :], counts)])
+    recorded = [value for name, value in sorted(case.outputs.items()) if name.startswith("train.criterion.rand")]
+    levels = len(recorded) // (len(counts) + 2)
+    first = len(recorded) // levels  # theirs begin with the last level, ours end with it
+    draws = iter(recorded[first:] + recorded[:first])
+    found: list[LevelLoss] = []
 
-    draws = iter(value for name, value in sorted(case.outputs.items()) if name.startswith("train.criterion.rand"))
-    targets = Targets(batch.target_masks, output.present, output.present)
-    config = LossConfig(num_points=case.outputs["train.criterion.rand.000"].shape[-2])
-    total = 0
-    for turn, depth in enumerate([len(output.levels) - 1, *range(len(output.levels) - 1)]):
-        loss = level_loss(output.levels[depth], targets, config, lambda *shape: replayed(draws, shape))
+    def listened(*given) -> LevelLoss:
+        found.append(level_loss(*given))
+        return found[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(segmenter_file, "pool_regions", lambda *given: next(pools)(*given))
+        patch.setattr(torch, "rand", lambda *shape, **_: replayed(draws, shape))
+        patch.setattr(objective_file, "level_loss", listened)
+        parts = Objective(segmenter, TrainConfig(num_points=recorded[0].shape[-2]))(batch)
+    assert len(found) == levels and next(draws, None) is None
+    for depth, loss in enumerate(found):
+        turn = (depth + 1) % levels
         suffix = f"_{depth}" if turn else ""
         for name, value in (("mask", loss.mask), ("dice", loss.dice), ("region_class", loss.condition)):
             case.check(f"train.loss_unweighted.loss_{name}{suffix}", value)
@@ -263,13 +272,13 @@ def training_gradients(case, segmenter, monkeypatch) -> dict[str, torch.Tensor]:
             match, own = f"train.criterion.match.{turn}.sample{b}", loss.matching.records == b
             assert torch.equal(loss.matching.proposals[own], case.outputs[f"{match}.query"])
             assert torch.equal(loss.matching.objects[own], case.outputs[f"{match}.target"])
-        total = total + 5 * loss.mask + 5 * loss.dice + 2 * loss.condition
-    alignment = alignment_loss(output.objects, aligned.objects, output.present)
-    case.check("train.loss.loss_region_emb_SSL", alignment)
-    case.check("train.loss.loss", total + alignment)
+    for theirs, ours, weight in (("mask", "mask", 5), ("dice", "dice", 5), ("region_class", "condition", 2)):
+        case.check(f"train.loss.loss_{theirs}", weight * parts[ours])
+    case.check("train.loss.loss_region_emb_SSL", parts["alignment"])
+    case.check("train.loss.loss", parts["loss"])
 
     segmenter.zero_grad()
-    (total + alignment).backward()
+    parts["loss"].backward()
     weights = {
         name: torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.clone()
         for name, parameter in segmenter.named_parameters()

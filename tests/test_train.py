@@ -10,20 +10,24 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from conftest import write_take
 from safetensors.torch import load_file, save_file
 
 from egoexo_xseg.config import TrainConfig
 from egoexo_xseg.data import moments
+from egoexo_xseg.data.annotations import open_annotations
 from egoexo_xseg.data.dataset import SampleMaker
 from egoexo_xseg.errors import XsegError
 from egoexo_xseg.jobs import train as job
 from egoexo_xseg.jobs import train_log, train_state
 from egoexo_xseg.jobs.train import Batches, HeldOut, TrainOptions, train
 from egoexo_xseg.jobs.train_state import Processes
+from egoexo_xseg.model.answers import segment
 from egoexo_xseg.model.checkpoint import load_checkpoint
-from egoexo_xseg.model.inputs import Batch
+from egoexo_xseg.model.inputs import Batch, collate
 from egoexo_xseg.model.objective import Objective, freeze
 from egoexo_xseg.model.prompts import PromptBuilder
 
@@ -94,6 +98,24 @@ def test_other_captions_are_another_run(options, captions_file):
     train(replace(options, captions=captions_file))
     with pytest.raises(XsegError, match="another configuration"):
         train(options)
+
+
+def test_records_that_were_changed_are_another_run(options):
+    """The same folder, with a take more: the rest would be learnt from in another order."""
+    train(replace(options, config=replace(options.config, steps=None, epochs=0.5)))
+    write_take(options.data / "take-c", np.random.default_rng(2))
+    (options.data / "split.json").write_text(json.dumps({"val": ["take-a", "take-b", "take-c"]}))
+    with pytest.raises(XsegError, match="another configuration"):
+        train(replace(options, config=replace(options.config, steps=None, epochs=0.5)))
+
+
+def test_what_a_killed_run_left_is_cleared(options):
+    train(replace(options, config=replace(options.config, steps=2)))
+    (options.out / ".model.x").mkdir()
+    os.replace(options.out / "model", options.out / ".model.x" / "old")  # killed before the new one took its place
+    (options.out / ".state-4.partial").write_bytes(b"half")
+    train(replace(options, config=replace(options.config, steps=2)))
+    assert (options.out / "model" / "train.json").exists() and not list(options.out.glob(".*"))
 
 
 def test_a_start_that_was_refused_keeps_no_folder_busy(options):
@@ -197,14 +219,27 @@ def test_a_start_without_fusion_and_with_finer_features(options, tmp_path, tiny_
     assert {"region_heads.0.weight", "fusion.k"} <= weights(options.out / "model").keys()
 
 
-def test_the_loss_falls_on_a_few_records(options):
+def test_the_loss_falls_on_a_few_records_and_their_masks_fit(options, tmp_path):
     config = replace(
-        options.config, stage="all", steps=60, batch_size=4, share=1 / 6, augment=False,
-        caption_share=0.0, lr=3e-3, keep_every=60,
+        options.config, stage="all", steps=120, batch_size=2, share=1 / 11, augment=False,
+        caption_share=0.0, lr=3e-3, keep_every=120, num_points=None,
     )  # fmt: skip
     train(replace(options, config=config))
     losses = [row["loss"] for row in log(options.out)]
     assert sum(losses[-8:]) < 0.5 * sum(losses[:8])
+    segmenter, prompts = load_checkpoint(options.out / "model")
+    shape = segmenter.config
+    maker = SampleMaker(config, prompts, shape.image_size, shape.pad_value, shape.decoder.num_mask_tokens)
+    records = moments.PreparedMoments(open_annotations(options.data), config, tmp_path / "index.jsonl", None)
+    side, overlaps, scores = shape.image_size, [], {True: [], False: []}
+    for position in range(records.length):
+        sample = maker.make(records.read(position), np.random.default_rng(0), 0)
+        (found,) = segment(segmenter.eval(), collate([sample]), [(side, side)])
+        for mask, score, truth in zip(found.masks.numpy(), found.scores.tolist(), sample.target_masks, strict=True):
+            scores[bool(truth.any())].append(score)
+            overlaps += [(mask & truth).sum() / (mask | truth).sum()] if truth.any() else []
+    assert np.mean(overlaps) > 0.6
+    assert np.mean(scores[False]) < 0.5 < np.mean(scores[True])
 
 
 def test_a_loss_that_is_not_finite_names_its_records(options, tmp_path, tiny_model):
@@ -239,7 +274,16 @@ def test_nothing_readable_is_an_error(options):
 def test_drawn_scenes_need_a_number_of_steps(options):
     with pytest.raises(XsegError) as caught:
         train(replace(options, data=None, config=replace(options.config, steps=None)))
-    assert str(caught.value) == "drawn scenes never end. Say how many --steps"
+    assert str(caught.value) == "drawn scenes never end. Give prepared takes (--data), or say how many --steps"
+
+
+def test_a_new_model_cannot_keep_what_it_never_learnt(options, tiny_model):
+    with pytest.raises(XsegError) as caught:
+        train(replace(options, init=str(tiny_model / "config.json")))
+    assert str(caught.value) == (
+        f"{tiny_model / 'config.json'}: a new model has nothing that stage 2 could leave as it is. "
+        "Train it with --stage all"
+    )
 
 
 def test_epochs_count_all_records(options):
@@ -285,6 +329,16 @@ def test_a_split_is_scored_as_training_goes_on(options):
         assert 0 <= row["ego2exo"]["iou"] <= 1
     assert sorted(path.name for path in (options.out / "validation").iterdir()) == ["2.png", "4.png"]
     assert not list(options.out.glob(".*"))
+
+
+def test_takes_that_are_not_prepared_keep_no_run_from_its_validation(options):
+    (options.data / "split.json").write_text(json.dumps({"val": ["take-a", "take-b", "take-lost"]}))
+    (options.data / "take-a" / "cam01" / "30.jpg").unlink()
+    held_out = HeldOut(options.data, "val", None, takes=1)
+    train(replace(options, config=replace(options.config, validate_every=4), held_out=held_out))
+    (row,) = (json.loads(line) for line in (options.out / "validation.jsonl").read_text().splitlines())
+    assert row["unanswered"] == 5  # objects of two pairs of views with that frame
+    assert {"ego2exo", "exo2ego"} < row.keys()
 
 
 def test_a_validation_in_which_a_run_was_killed_is_made_up_for(options, monkeypatch):

@@ -33,7 +33,7 @@ def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
         split_option,
         takes_option,
         click.option(
-            "--model", metavar="PATH|HUB_ID", help="A checkpoint (default: the released one of each direction)."
+            "--model", metavar="PATH|HUB_ID", help="A checkpoint (default: each direction's own released one)."
         ),
         click.option("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)."),
         click.option(
@@ -51,20 +51,22 @@ def analyze() -> None:
     """Look into a model: what text, alignment and fusion do.
 
     Each analysis writes a figure (PNG), a table (CSV) and a text (Markdown), which it prints too. An interrupted one
-    goes on where it stopped when it is given again.
+    continues when it is run again.
     """
 
 
 @analyze.command()
 @study_options
-@captions_option("Captions of the query objects")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the shuffled captions.")
+@captions_option("Captions of the query objects", required=True)
+@click.option(
+    "--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed of the shuffled captions."
+)
 @example("xseg analyze text --data DATA --split val --model weights/xseg-tiny --captions CAPTIONS --out text")
 def text(seed: int, **options: Any) -> None:
     """Compare right, shuffled and no captions, by object size.
 
     Every pair is answered three times by the same checkpoint. Differences of IoU and of visibility accuracy come with
-    95% intervals from drawing whole takes anew, the same for both sides.
+    95% bootstrap intervals over takes, the same takes for both sides.
     """
     from egoexo_xseg.jobs.analyze_text import analyze_text
 
@@ -94,7 +96,7 @@ def alignment(before: str | None, **options: Any) -> None:
 def fusion(values: int, **options: Any) -> None:
     """Sweep the fusion weight k from 0 (text) to 1 (pixels).
 
-    The IoU of visible objects at every weight, with 95% intervals from drawing whole takes anew, and at the learnt one.
+    The IoU of visible objects at every weight, with 95% bootstrap intervals over takes, and at the learnt one.
     """
     from egoexo_xseg.jobs.analyze_fusion import analyze_fusion
 

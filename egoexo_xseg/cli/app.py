@@ -87,11 +87,12 @@ class Street(click.Group):
             sys.exit(1)
         except click.UsageError as fault:
             command = fault.ctx.command_path if fault.ctx else "xseg"
-            fail(f"{fault.format_message().rstrip('.')}. See {command} --help.")
+            said = fault.format_message().rstrip(".")
+            fail(f"{said}{'' if said.endswith('?') else '.'} See {command} --help.")
         except click.ClickException as fault:
             fail(fault.format_message())
         except (click.Abort, KeyboardInterrupt):
-            fail("Interrupted. Given again, the command keeps what it finished.", code=130)
+            fail("Interrupted. Nothing is half-written; long commands continue when run again.", code=130)
         except MemoryError:
             fail("Out of memory.")
         except BrokenPipeError:  # the reader, a pager or head, has seen enough
@@ -170,10 +171,12 @@ def spread(shard: tuple[int, int], device: str | None) -> tuple[tuple[int, int],
     return ((index - 1) * processes + rank + 1, count * processes), device
 
 
-def captions_option(purpose: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """`--captions none|PATH`; commands say what for."""
+def captions_option(purpose: str, required: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """`--captions none|PATH`, or PATH alone where there is nothing to do without; commands say what for."""
     what = f"{purpose}: a file of xseg caption, or a folder with a file per shard."
-    return click.option("--captions", type=CaptionsPath(exists=True, path_type=Path), metavar="none|PATH", help=what)
+    kind, metavar = (click.Path, "PATH") if required else (CaptionsPath, "none|PATH")
+    path = kind(exists=True, path_type=Path)
+    return click.option("--captions", type=path, metavar=metavar, required=required, help=what)
 
 
 def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) -> None:

@@ -28,7 +28,7 @@ from egoexo_xseg.cli.app import (
 
 @cli.command()
 @click.argument("raw", metavar="DIR", type=FOLDER)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Another seed, other scenes.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Random seed of the scenes.")
 @click.option("--takes", type=click.IntRange(1, 100_000), default=2, show_default=True, help="How many takes.")
 @click.option("--split", metavar="NAME", default="val", show_default=True, help="The split they belong to.")
 @click.option("--full-size", is_flag=True, help="Write videos at the release's full size besides the 448p ones.")
@@ -62,7 +62,7 @@ def prepare(
     images: Path | None,
     workers: int | None,
 ) -> None:
-    """Turn the raw release, or ObjectRelator's records, into frames and annotations.
+    """Make frames and annotations from the raw release or records.
 
     RAW is a folder of the official downloader (or of xseg sample); DATA receives a folder per take with one JPEG a
     second and camera, and annotation.json. Finished takes are skipped, so an interrupted run continues.
@@ -140,7 +140,7 @@ def export(records: Path, data: Path, split: str, direction: str, captions: Path
     type=click.Choice(["ego2exo", "exo2ego", "both"]),
     default="both",
     show_default=True,
-    help="Whose query views.",
+    help="Which directions' query views to describe.",
 )
 @click.option(
     "--per",

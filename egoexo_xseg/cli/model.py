@@ -41,18 +41,24 @@ from egoexo_xseg.cli.app import (
 )
 @click.option("--data", type=EXISTING_FOLDER, help="Prepared takes (default: endless scenes of the sample world).")
 @split_option
-@captions_option("Captions of the query objects")
-@click.option("--config", "recipe", type=EXISTING_FILE, help="Settings, JSON; what is given here goes before it.")
-@click.option("--steps", type=click.IntRange(1), help="How long (default: 4 epochs).")
+@captions_option("Captions of the query objects (default: none)")
+@click.option(
+    "--config", "recipe", type=EXISTING_FILE, help="Settings (JSON, docs/formats.md); options given here override it."
+)
+@click.option("--epochs", type=float, help="How often all records are seen (default: 4).")
+@click.option("--steps", type=click.IntRange(1), help="Optimizer steps, instead of epochs.")
 @click.option("--batch-size", type=click.IntRange(1), help="Records per process and step (default: 12).")
 @click.option("--accumulate", type=click.IntRange(1), help="Batches per step (default: 1).")
 @click.option("--lr", type=float, help="Learning rate at its peak (default: 6e-5).")
-@click.option("--seed", type=click.IntRange(0), help="Of every random draw (default: 0).")
+@click.option("--seed", type=click.IntRange(0), help="Random seed (default: 0).")
+@click.option(
+    "--reference-behaviour", is_flag=True, default=None, help="Keep frozen parts in training mode, as the authors do."
+)
 @click.option("--fsdp", is_flag=True, help="Spread the model over the processes instead of copying it.")
 @click.option("--device", help="cpu or cuda (default: a GPU if there is one).")
 @click.option("--val-split", metavar="NAME", help="Score takes of this split every now and then (default: none).")
 @click.option("--val-data", type=EXISTING_FOLDER, help="Prepared takes of that split (default: those of --data).")
-@click.option("--val-takes", type=click.IntRange(1), default=4, show_default=True, help="How many of them.")
+@click.option("--val-takes", type=click.IntRange(1), default=4, show_default=True, help="Number of those takes.")
 @click.option("--tensorboard", is_flag=True, help="Log for TensorBoard too, into OUT/tensorboard.")
 @click.option("--out", type=FOLDER, required=True, help="Receives model/, log.jsonl and what resuming needs.")
 @example(
@@ -66,8 +72,8 @@ def train(
 ) -> None:  # fmt: skip
     """Train the model: the paper's two stages, or from scratch.
 
-    The settings that count are saved with the checkpoint, OUT/model. Given again, the same command goes on after the
-    last state that was saved. Started by torchrun it uses several processes, GPUs or machines.
+    All settings are saved with the checkpoint, OUT/model. Run again, the same command continues after the last state
+    that was saved. Started by torchrun it uses several processes, GPUs or machines.
     """
     from egoexo_xseg.config import TrainConfig
     from egoexo_xseg.jobs.predict import check_device
@@ -79,6 +85,8 @@ def train(
     validates, where = val_split or val_data, val_data or data
     if validates and where is None:
         raise click.UsageError("--val-split needs --val-data where there is no --data.")
+    if data is None and (split or (captions and not validates)):
+        raise click.UsageError(f"--{'split' if split else 'captions'} needs --data: drawn scenes have no takes.")
     held_out = HeldOut(where, val_split, captions, val_takes) if validates else None
     options = TrainOptions(init, out, config, data, split, captions, device, fsdp, held_out, tensorboard)
     click.echo(f"{run(options)}: trained")
@@ -94,13 +102,17 @@ def train(
 @click.option("--data", type=EXISTING_FOLDER, required=True, help="Prepared takes.")
 @split_option
 @takes_option
-@click.option("--model", metavar="PATH|HUB_ID", help="A checkpoint (default: the released one of the direction).")
+@click.option(
+    "--model",
+    metavar="PATH|HUB_ID",
+    help="A checkpoint (default: the released one of the direction; with both, ObjectRelator-Joint).",
+)
 @captions_option("Captions of the query objects (default: none)")
 @click.option(
     "--shuffle-captions",
     type=click.IntRange(0),
     metavar="SEED",
-    help="For control: each object gets another's caption.",
+    help="Control: give each object another object's caption, by this seed.",
 )
 @click.option("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")
 @click.option(
@@ -143,7 +155,14 @@ def predict(direction: str, device: str | None, shard: tuple[int, int], **option
 
 @cli.command()
 @click.argument("predictions", type=EXISTING_FOLDER)
-@click.option("--data", type=EXISTING_PATH, required=True, help="Prepared takes, or annotations with target masks.")
+@click.option(
+    "--data",
+    "--annotations",
+    "data",
+    type=EXISTING_PATH,
+    required=True,
+    help="Prepared takes, or annotations with target masks.",
+)
 @split_option
 @click.option("--model", type=EXISTING_FOLDER, help="The checkpoint that predicted; predict then applies what it gets.")
 @click.option("--out", type=FOLDER, help="Receives the predictions with calibrated confidences, and the calibration.")
@@ -155,7 +174,7 @@ def predict(direction: str, device: str | None, shard: tuple[int, int], **option
     "xseg calibrate OTHERS_TEST --data DATA --split test --from CALIBRATED/calibration.json --out CALIBRATED_TEST",
 )
 def calibrate(predictions: Path, source: Path | None, **options: Any) -> None:
-    """Fit confidences so that 0.5 parts visible from hidden best.
+    """Calibrate confidences: 0.5 best separates visible from hidden.
 
     Learns from PREDICTIONS of a validation split, ours or another method's, how scores, margins, sizes and cuts at the
     image border tell visibility, for each direction. Prints balanced accuracy, log loss and calibration error as

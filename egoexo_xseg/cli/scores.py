@@ -31,7 +31,8 @@ ANNOTATIONS_HELP = "relations_*.json, correspondence-gt.json, or a folder of pre
 
 
 def annotations_option(command):
-    return click.option("--annotations", type=EXISTING_PATH, required=True, help=ANNOTATIONS_HELP)(command)
+    names = ("--annotations", "--data", "annotations")
+    return click.option(*names, type=EXISTING_PATH, required=True, help=ANNOTATIONS_HELP)(command)
 
 
 @cli.command()
@@ -44,16 +45,21 @@ def annotations_option(command):
     multiple=True,
     help="Pack another method's answers instead: .jsonl or .json, one after the other where there are several.",
 )
-@click.option("--data", type=EXISTING_PATH, required=True, help=f"What is asked for: {ANNOTATIONS_HELP}")
+@click.option(
+    "--data", "--annotations", "data", type=EXISTING_PATH, required=True, help=f"What is asked for: {ANNOTATIONS_HELP}"
+)
 @split_option
 @click.option(
     "--fill",
     type=click.Choice(["error", "center", "propagate"]),
     default="error",
     show_default=True,
-    help="What stands for a missing prediction: nothing (an error), a pixel, or the nearest frame's mask.",
+    help="For missing predictions: error lists them and writes nothing; center puts one pixel in the middle; propagate "
+    "takes the nearest frame's mask. Filled answers get confidence 0.",
 )
-@click.option("--partial", is_flag=True, help="Allow what the server refuses: only one direction, or not all takes.")
+@click.option(
+    "--partial", is_flag=True, help="Allow what the official evaluator refuses: only one direction, or not all takes."
+)
 @example(
     "xseg pack submission.json --predictions PRED --data DATA --split val",
     "xseg pack submission.json --from answers.jsonl --data DATA --split val",
@@ -70,8 +76,9 @@ def pack(
 ) -> None:
     """Write the challenge's submission from predictions.
 
-    Every take of the split, object, camera pair and query frame that the server demands is in SUBMISSION, or there is
-    no file.
+    Every take of the split, object, camera pair and query frame that the official evaluator asks for is in SUBMISSION,
+    or there is no file.
+
     Answers of another method may be listed in a file, with their masks as run lengths, PNG or NumPy files of any size,
     or stand in results files of the official baselines, one for each direction.
     """
@@ -81,7 +88,7 @@ def pack(
     summary = run(files or predictions, open_annotations(data, split=split), submission, fill=fill, partial=partial)
     table(f"Packed {submission}", ("figure", "value"), summary.rows())
     for name in summary.left_out:
-        click.echo(f"Warning: {submission} holds no {name}: the server refuses it.", err=True)
+        click.echo(f"Warning: {submission} holds no {name}: the official evaluator refuses it.", err=True)
 
 
 @cli.command()
@@ -91,10 +98,11 @@ def pack(
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON.")
 @example("xseg validate submission.json --annotations RAW/annotations/relations_val.json")
 def validate(submission: Path, annotations: Path, split: str | None, as_json: bool) -> None:
-    """Check any submission against what the server demands.
+    """Check any submission against the official evaluator's rules.
 
     Lists faults with take, object, cameras and frame, and what is legal but loses points; the first of each kind, and
-    with --json thousands. Exits with 1 if the server would refuse the file.
+    with --json thousands. Exits with 1 if the official evaluator would refuse the file. The code of the challenge's
+    server is not public, and may ask for more.
     """
     from egoexo_xseg.data.annotations import open_annotations
     from egoexo_xseg.jobs.validate import validate as run
@@ -121,14 +129,17 @@ def validate(submission: Path, annotations: Path, split: str | None, as_json: bo
 
 
 @cli.command()
-@click.argument("submissions", metavar="SUBMISSION...", type=EXISTING_FILE, nargs=-1, required=True)
+@click.argument("submissions", metavar="PREDICTIONS|SUBMISSION...", type=EXISTING_PATH, nargs=-1, required=True)
 @annotations_option
 @split_option
 @click.option("--json", "json_path", type=FILE, help="Write the scores to this file.")
 @click.option("--per-sample", type=FILE, help="Write every sample's scores to this file (CSV).")
 @captions_option("Tables by what the captions say")
 @workers_option
-@example("xseg evaluate submission.json --annotations RAW/annotations/relations_val.json --json scores.json")
+@example(
+    "xseg evaluate submission.json --annotations RAW/annotations/relations_val.json --json scores.json",
+    "xseg evaluate PRED --data DATA --split val",
+)
 def evaluate(
     submissions: tuple[Path, ...],
     annotations: Path,
@@ -140,17 +151,20 @@ def evaluate(
 ) -> None:
     """Compute the official scores of submissions.
 
-    Equal to the official evaluator's values. Each SUBMISSION may hold one direction or both. Tables show the mean IoU
-    by object size, take and camera (and by what captions say), with 95% intervals from drawing whole takes anew.
+    Equal to the official evaluator's values. Each SUBMISSION may hold one direction or both, or be a folder of
+    predictions. Tables show the mean IoU by object size, take and camera (and by what captions say), with 95% bootstrap
+    intervals over takes.
     """
     from egoexo_xseg.data.annotations import open_annotations
     from egoexo_xseg.data.captions import Captions
     from egoexo_xseg.jobs.evaluate import evaluate as run
     from egoexo_xseg.jobs.evaluate import write_samples, write_scores
+    from egoexo_xseg.jobs.pack import packed
 
     truth = open_annotations(annotations, split=split)
     known = Captions.read(captions, truth.take_uids) if captions else None
-    evaluation = run(submissions, truth, workers=workers)
+    with packed(submissions, truth) as files:
+        evaluation = run(files, truth, workers=workers, names=submissions)
     if json_path:
         write_scores(evaluation, json_path)
     if per_sample:
@@ -171,7 +185,8 @@ def evaluate(
 
 
 def print_scores(evaluation) -> None:
-    """The official scores, a row per direction."""
+    """The official scores, a row per direction, and what both come to."""
+    found = evaluation.scores
     columns = (
         "direction",
         "IoU",
@@ -187,14 +202,17 @@ def print_scores(evaluation) -> None:
             *("-" if value is None else f"{value:.4f}" for value in list(scores.to_json().values())[:-1]),
             scores.samples,
         )
-        for direction, scores in evaluation.scores.items()
+        for direction, scores in found.items()
     ]
     table("Scores", columns, rows)
+    mean = sum(scores.iou for scores in found.values()) / 2
+    if len(found) == 2 and mean == mean:
+        click.echo(f"Mean IoU of both directions, by which the challenge ranked in 2025: {mean:.4f}\n")
 
 
 @cli.command()
 @click.argument("source", metavar="PREDICTIONS|SUBMISSION", type=EXISTING_PATH)
-@click.option("--data", type=EXISTING_FOLDER, required=True, help="Prepared takes.")
+@click.option("--data", "--annotations", "data", type=EXISTING_FOLDER, required=True, help="Prepared takes.")
 @split_option
 @takes_option
 @captions_option("Printed beside the objects")
@@ -273,9 +291,9 @@ def compare(
 ) -> None:
     """Compare two submissions, score by score and object by object.
 
-    Shows what SECOND has more than FIRST, with the interval that holds 95% of the difference when whole takes are
-    drawn anew, the same ones for both. Either may be a folder of predictions. The page of --out opens from disk;
-    prepared takes as --annotations give it pictures of both answers side by side.
+    Shows what SECOND has more than FIRST, with 95% bootstrap intervals over takes, the same takes for both. Either may
+    be a folder of predictions. The page of --out opens from disk; prepared takes as --annotations give it pictures of
+    both answers side by side.
     """
     from egoexo_xseg.data.annotations import open_annotations
     from egoexo_xseg.jobs.compare import compare as run

@@ -51,7 +51,7 @@ def try_(
 @click.argument("folder", metavar="[DIR]", type=FOLDER, default="demo")
 @example("xseg demo demo")
 def demo(folder: Path) -> None:
-    """Walk the whole way on made-up recordings.
+    """Run the whole pipeline on generated recordings.
 
     Makes two sample takes, prepares them, describes their objects and predicts both directions with the models in
     weights/, packs and validates the submission, scores it, draws pictures and a report, all in DIR. Needs no network;
@@ -98,4 +98,4 @@ def doctor(data: Path | None, raw: Path | None, split: str | None, model: str | 
             click.echo(f"{mark}{each.what:{width}}  {each.value}")
         click.echo(f"\nNext: {found.next}")
     if not found.well:
-        fail("not everything is well: see the lines with !")
+        fail("some checks failed: see the lines marked !")

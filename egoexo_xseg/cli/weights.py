@@ -15,7 +15,7 @@ CHECKPOINT = click.argument("model", metavar="PATH|HUB_ID")
 
 @cli.group(cls=Street)
 def weights() -> None:
-    """See, fetch, convert and publish checkpoints."""
+    """List, pull, inspect, convert and push checkpoints."""
 
 
 @weights.command("list")
@@ -73,7 +73,7 @@ def pull(model: str, revision: str | None, dtype: str | None) -> None:
     """Download a checkpoint's newest version, and say where it lies.
 
     One in the released names is also translated into xseg's, once, in XSEG_CACHE (~/.cache/xseg). Until it is pulled
-    again, its name stands for this version, and nothing asks the network. An interrupted download goes on where it
+    again, its name stands for this version, and nothing asks the network. An interrupted download continues where it
     stopped. The environment variables of the Hub are heeded: HF_HOME for the place of downloads, HF_TOKEN for private
     repositories, HF_HUB_OFFLINE for no network.
     """
@@ -90,7 +90,7 @@ def pull(model: str, revision: str | None, dtype: str | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
 @example("xseg weights inspect weights/xseg-tiny")
 def inspect(model: str, as_json: bool) -> None:
-    """Show what a checkpoint holds: sizes, settings, and where it came from.
+    """Show a checkpoint's sizes, settings and origin.
 
     Exits with 1 if its weights do not fit the model.
     """
@@ -128,7 +128,7 @@ def inspect(model: str, as_json: bool) -> None:
 )
 @example("xseg weights convert wangzeze/ObjectRelator-Joint joint --dtype bfloat16")
 def convert(model: str, target: Path, names: str, dtype: str) -> None:
-    """Write a checkpoint under xseg's names, or under the released ones."""
+    """Rewrite a checkpoint in xseg's or the released names."""
     from egoexo_xseg.jobs.weights import convert as run
     from egoexo_xseg.model.hub import resolve_model
 

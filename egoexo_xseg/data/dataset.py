@@ -82,7 +82,7 @@ class SampleMaker:
             return None
         moment = moment.take(rows[: self.most].tolist())
         told = rng.random() < self.config.caption_share
-        captions = [self._vary(caption, moment, rng) if told else None for caption in moment.captions]
+        captions = [self._vary(moment.captions, row, rng) if told else None for row in range(len(moment))]
         mirrored = self.config.augment and bool(zlib.crc32(f"{salt} {moment.place}".encode()) & 1)
         query, target = (
             self._view(f"{moment.place}, {camera}", image, mirrored, salt)
@@ -92,7 +92,7 @@ class SampleMaker:
             np.stack([fit_mask(_mirror(mask, mirrored), self.side) for mask in own])
             for own in (moment.query_masks, moment.target_masks)
         ]
-        return Sample(query, target, masks[0], self.prompts.build(captions), masks[1])
+        return Sample(query, target, masks[0], self.prompts.build(captions), masks[1], moment.recording)
 
     def _view(self, name: str, image: UInt8[np.ndarray, "H W 3"], mirrored: bool, salt: int) -> View:
         if self.config.augment:
@@ -102,13 +102,14 @@ class SampleMaker:
             image = np.clip(_mirror(image, mirrored) * gain, 0, 255).astype(np.uint8)
         return View.of(name, image, self.side, self.pad_value)
 
-    def _vary(self, caption: str | None, moment: Moment, rng: np.random.Generator) -> str | None:
-        """The caption, or now and then none, or another object's: captioners err."""
+    def _vary(self, captions: tuple[str | None, ...], row: int, rng: np.random.Generator) -> str | None:
+        """An object's caption, or now and then none, or that of another object of the view: captioners err."""
         luck = rng.random()
         if luck < self.config.caption_noise:
             return None
-        wrong = luck < 2 * self.config.caption_noise
-        return moment.captions[int(rng.integers(len(moment)))] if wrong else caption
+        others = captions[:row] + captions[row + 1 :]
+        wrong = luck < 2 * self.config.caption_noise and others
+        return others[int(rng.integers(len(others)))] if wrong else captions[row]
 
 
 def _mirror(image: np.ndarray, mirrored: bool) -> np.ndarray:

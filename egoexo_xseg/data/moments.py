@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections import OrderedDict
@@ -28,8 +29,10 @@ from egoexo_xseg.world.scene import make_scene
 class Moment:
     """Both views at their own sizes, masks in the annotations'; the target masks of hidden objects are empty."""
 
+    recording: str
+    """Take, or drawn scene: within one, the same objects come back."""
     place: str
-    """Take and frame, or whatever tells moments apart; cameras of one place share it."""
+    """Recording and frame, or whatever tells moments apart; cameras of one place share it."""
     cameras: tuple[str, str]
     query_image: UInt8[np.ndarray, "H W 3"]
     target_image: UInt8[np.ndarray, "h w 3"]
@@ -58,7 +61,7 @@ class PreparedMoments:
         self.config, self.folders = config, {}
         self.index, self.offsets = index, []
         directions = [each for each in Direction if config.direction in (each.value, "both")]
-        partial = index.with_name(f".{index.name}.{os.getpid()}.partial")
+        partial, digest = index.with_name(f".{index.name}.{os.getpid()}.partial"), hashlib.sha256()
         index.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             for take in annotations:
@@ -69,7 +72,9 @@ class PreparedMoments:
                         if line:
                             self.offsets.append(file.tell())
                             file.write(line)
+                            digest.update(line)
         os.replace(partial, index)
+        self.identity = digest.hexdigest()
         if not self.offsets:
             raise AnnotationError("no objects to learn from", where=annotations.source)
         chosen = np.random.default_rng([config.seed, 0]).permutation(len(self.offsets))
@@ -92,7 +97,8 @@ class PreparedMoments:
         masks = [
             _read_masks(row[side], image.shape[:2]) for side, image in zip(("query", "target"), images, strict=True)
         ]
-        return Moment(f"take {take_uid}, frame {frame}", (query, target), *images, *masks, tuple(row["captions"]))
+        recording, captions = f"take {take_uid}", tuple(row["captions"])
+        return Moment(recording, f"{recording}, frame {frame}", (query, target), *images, *masks, captions)
 
 
 def _spell(pair: Pair, negatives: bool) -> bytes:
@@ -132,6 +138,7 @@ class DrawnMoments:
         With four, the loss on what was seen already fell far below that on new scenes.
         """
         self.config, self.side, self.processes, self.showings = config, side, processes, showings
+        self.identity = f"drawn scenes, each picture shown {showings} times"
         self._drawn: OrderedDict[tuple[int, int], list[Moment]] = OrderedDict()
 
     def read(self, position: int) -> Moment:
@@ -169,12 +176,13 @@ class DrawnMoments:
                     for side in (labels, other_labels)
                 ]
                 captions = tuple(pair.things[label - 1].caption for label in seen)
-                place = f"drawn scene {scene_number}, {number}"
-                moments.append(Moment(place, cameras, image, other, *masks, captions))
+                recording = f"drawn scene {scene_number}"
+                place = f"{recording}, {number}"
+                moments.append(Moment(recording, place, cameras, image, other, *masks, captions))
         return moments
 
 
 Moments = PreparedMoments | DrawnMoments
 """Training asks for position after position, of which each process takes every n-th; `length` of them see everything
-once, where there is an end.
+once, where there is an end. The same `identity` has the same records in the same order.
 """

@@ -69,7 +69,7 @@ def make_card(folder: Path, contents: Contents, repository: str, licence: str, s
         rows = [*((name, value) for name, value in trained.items() if value is not None), ("start (SHA-256)", start)]
         parts += ["## Training", _table(("setting", "value"), [row for row in rows if row[1] is not None])]
     if (folder / FILE_NAME).is_file():
-        parts += ["## Calibration", "How confidences were fitted, so that 0.5 parts visible from hidden best."]
+        parts += ["## Calibration", "How confidences were calibrated: 0.5 best separates visible from hidden."]
         parts.append(_calibration(folder / FILE_NAME))
     return "\n\n".join(parts) + "\n"
 

@@ -1,4 +1,4 @@
-"""The whole way on made-up recordings, with the models that come along."""
+"""The whole pipeline on generated recordings, with the models that come along."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ from egoexo_xseg.jobs.validate import validate
 from egoexo_xseg.records import Direction
 
 SEED, TAKES, SPLIT = 7, 2, "val"
-WEIGHTS = Path(__file__).parents[2] / "weights"
+BESIDE = Path(__file__).parents[2] / "weights"
+"""Where a clone has them; an installed package has none beside it."""
 
 
 @dataclass(frozen=True)
@@ -35,16 +36,17 @@ class DemoResult:
     untrained: bool
 
 
-def demo(folder: Path, say: Callable[[str], object], weights: Path = WEIGHTS) -> DemoResult:
+def demo(folder: Path, say: Callable[[str], object]) -> DemoResult:
     """From a sample to a report; `say` receives each step as its command.
 
     Run again, it continues: what was written whole is not done twice.
     """
+    weights = BESIDE if BESIDE.is_dir() else Path("weights")
     model, captioner = weights / "xseg-tiny", weights / "captioner-tiny"
     for needed in (model, captioner):
         if not needed.is_dir():
             problem = "the demo's model is not there"
-            raise CheckpointError(problem, where=needed, remedy="Run it in a clone of the repository")
+            raise CheckpointError(problem, where=needed, remedy="Run it in the root of a clone of the repository")
     raw, data, predictions, submission = (folder / name for name in ("raw", "data", "predictions", "submission.json"))
     annotations = raw / "annotations" / f"relations_{SPLIT}.json"
     if not annotations.is_file():

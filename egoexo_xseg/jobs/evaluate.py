@@ -62,7 +62,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class GroupRow:
-    """Mean IoU of a group, with the interval that holds 95% of the means when takes are drawn anew."""
+    """Mean IoU of a group, with its 95% bootstrap interval over takes."""
 
     name: str
     samples: int
@@ -95,17 +95,25 @@ class Evaluation:
         return tables | (_caption_tables(samples, captions) if captions is not None else {})
 
 
-def evaluate(submissions: Sequence[Path], annotations: Annotations, *, workers: int | None = None) -> Evaluation:
+def evaluate(
+    submissions: Sequence[Path],
+    annotations: Annotations,
+    *,
+    workers: int | None = None,
+    names: Sequence[Path] | None = None,
+) -> Evaluation:
     """Score submissions, each of one direction or both, against annotations with target masks.
 
     Equal to the official evaluator, whatever the number of processes. Takes that the annotations lack are ignored;
-    an answer that is missing or unusable where one is scored is an error that lists the first of them.
+    an answer that is missing or unusable where one is scored is an error that lists the first of them. `names` are what
+    errors call the submissions, where these are temporary files.
     """
     results: dict[Direction, Mapping[str, Any]] = {}
-    for path in submissions:
+    names = names or submissions
+    for path, name in zip(submissions, names, strict=True):
         for direction, takes in read_submission(path).items():
             if direction in results:
-                raise SubmissionError(f"a second file with {direction.challenge_key} results", where=path)
+                raise SubmissionError(f"a second file with {direction.challenge_key} results", where=name)
             results[direction] = takes
     jobs = (
         (annotations.unread(uid), {direction: takes.get(uid) for direction, takes in results.items()})
@@ -122,7 +130,7 @@ def evaluate(submissions: Sequence[Path], annotations: Annotations, *, workers: 
             samples[direction] += own
     if faults:
         shown = "; ".join(faults[:LISTED]) + ("; ..." if len(faults) > LISTED else "")
-        where = ", ".join(map(str, submissions))
+        where = ", ".join(map(str, names))
         raise SubmissionError(
             f"{len(faults)} answers cannot be scored: {shown}", where=where, remedy="See xseg validate"
         )

@@ -36,6 +36,9 @@ from egoexo_xseg.progress import detail, details_are_shown, show_details, track
 from egoexo_xseg.world.paint import COLOURS, PATTERNS
 from egoexo_xseg.world.things import SHAPES
 
+MOST_WORKERS = 16
+"""Processes that read ahead of a GPU: each holds two batches of up to 0.2 GB in shared memory."""
+
 
 @dataclass(frozen=True)
 class TrainOptions:
@@ -62,28 +65,30 @@ def train(options: TrainOptions) -> Path:
     config, processes = options.config, Processes.here(options.device)
     if processes.device.type == "cpu":
         keep_freed_memory()
-    checkpoint = _find_start(options, processes)
+    _check(options, processes)
     annotations = open_annotations(options.data, split=options.split) if options.data else None
     captions = Captions.read(options.captions, annotations.take_uids) if annotations and options.captions else None
+    if options.held_out:
+        options.held_out.check(config)
+    checkpoint = _find_start(options, processes)
     identity = {
         "init": checkpoint_hash(checkpoint),
         "data": str(options.data or ""),
         "split": options.split or "",
         "captions": captions.hash if captions else None,
     }
-    manifest = describe_run(config, identity, processes)
-    refuse_other(options.out, manifest)
-    if options.held_out:
-        options.held_out.check(config)
+    refuse_other(options.out, describe_run(config, identity, processes))
     torch.manual_seed(config.seed)
     segmenter, prompts = load_checkpoint(checkpoint, device=processes.device, changes=config.model_changes)
     freeze(segmenter, config)
     if processes.device.type == "cuda":
-        segmenter.language.gradient_checkpointing_enable()
+        segmenter.language.activation_checkpointing_enable()
     learner = _distribute(Objective(segmenter, config), options.fsdp, processes)
     optimizer = make_optimizer(segmenter, config)
     moments = _open_moments(options, annotations, captions, segmenter.config.image_size, processes)
     steps = _count_steps(config, moments, processes)
+    manifest = describe_run(config, {**identity, "records": moments.identity}, processes)
+    refuse_other(options.out, manifest)
     settle(options.out, manifest, processes)
     start = resume(options.out, learner, optimizer)
     log = Log(options.out, start, processes, options.tensorboard)
@@ -116,11 +121,30 @@ def _shown(steps: range, processes: Processes) -> Iterable[int]:
     return steps if processes.rank else track(steps, "Training", total=len(steps))
 
 
+def _check(options: TrainOptions, processes: Processes) -> None:
+    """Refuse what could never work, before gigabytes are fetched for it."""
+    if options.data is None and options.config.steps is None:
+        raise XsegError("drawn scenes never end", remedy="Give prepared takes (--data), or say how many --steps")
+    if options.fsdp and processes.count == 1:
+        raise XsegError("--fsdp spreads a model over processes, and there is one", remedy="Use torchrun")
+    if Path(options.init).is_file() and options.config.stage != "all":
+        problem = f"a new model has nothing that stage {options.config.stage} could leave as it is"
+        raise XsegError(problem, where=options.init, remedy="Train it with --stage all")
+
+
 def _find_start(options: TrainOptions, processes: Processes) -> Path:
-    """The checkpoint to start from; a shape alone, the file `config.json`, becomes an untrained one in `out/init`."""
+    """The checkpoint to start from; a shape alone, the file `config.json`, becomes an untrained one in `out/init`.
+
+    The first process of a machine fetches and translates a checkpoint of the Hub, the others find it done.
+    """
     shape, folder = Path(options.init), options.out / "init"
     if not shape.is_file():
-        return fetch_model(options.init)
+        if not processes.leads_machine:
+            processes.wait()
+        found = fetch_model(options.init)
+        if processes.leads_machine:
+            processes.wait()
+        return found
     if processes.rank == 0:
         words = [f" {word}" for word in (*COLOURS, *PATTERNS.values(), *SHAPES)]
         new_checkpoint(folder, read_shape(shape), options.config.seed, words)
@@ -153,7 +177,8 @@ class Batches(Dataset[Batch | None]):
 
     def read_ahead(self, numbers: range) -> Iterator[Batch]:
         """In order; beside a GPU, processes of their own read and draw a few ahead of whoever takes them."""
-        workers = 0 if self.processes.device.type == "cpu" else max(1, (os.cpu_count() or 1) // self.processes.count)
+        mine = (os.cpu_count() or 1) // self.processes.on_machine
+        workers = 0 if self.processes.device.type == "cpu" else max(1, min(MOST_WORKERS, mine))
         loader = DataLoader(
             self,
             batch_size=None,
@@ -164,10 +189,16 @@ class Batches(Dataset[Batch | None]):
             worker_init_fn=show_details if workers and details_are_shown() else None,
             pin_memory=workers > 0 and torch.cuda.is_available(),
         )
-        for batch in loader:
-            if batch is None:
-                raise XsegError("no record can be read", remedy="xseg -v train names the reasons")
-            yield batch
+        try:
+            for batch in loader:
+                if batch is None:
+                    raise XsegError("no record can be read", remedy="xseg -v train names the reasons")
+                yield batch
+        except RuntimeError as fault:
+            if "DataLoader worker" not in str(fault):
+                raise
+            remedy = "Where it ran out of shared memory, give more (docker run --shm-size=16g)"
+            raise XsegError("a process that reads records ahead was ended", remedy=remedy) from None
 
 
 def _as_it_is(batch: Batch | None) -> Batch | None:
@@ -235,8 +266,6 @@ def _clip_gradients(learner: nn.Module, most: float, processes: Processes) -> fl
 def _distribute(objective: Objective, fsdp: bool, processes: Processes) -> nn.Module:
     """Wrap for several processes: whole copies, or weights, gradients and optimizer spread over them."""
     if fsdp:
-        if processes.count == 1:
-            raise XsegError("--fsdp spreads a model over processes, and there is one", remedy="Use torchrun")
         for layer in objective.segmenter.language.layers:
             fully_shard(layer)
         scalars = {parameter for parameter in objective.parameters() if parameter.ndim == 0}
@@ -271,6 +300,6 @@ def _count_steps(config: TrainConfig, moments: Moments, processes: Processes) ->
     if config.steps is not None:
         return config.steps
     if moments.length is None:
-        raise XsegError("drawn scenes never end", remedy="Say how many --steps")
+        raise AssertionError("_check asks for steps")
     per_step = config.batch_size * config.accumulate * processes.count
     return max(1, round(config.epochs * moments.length / per_step))

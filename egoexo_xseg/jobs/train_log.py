@@ -21,6 +21,7 @@ from egoexo_xseg.jobs.pictures import contact_sheet
 from egoexo_xseg.jobs.predict import PredictOptions, predict
 from egoexo_xseg.jobs.show import Answerer, choose, load_shown
 from egoexo_xseg.jobs.train_state import Processes
+from egoexo_xseg.progress import detail
 from egoexo_xseg.records import Direction
 
 PICTURES = 4
@@ -108,7 +109,8 @@ class HeldOut:
     def score(self, out: Path, step: int, config: TrainConfig, processes: Processes) -> dict[str, Any]:
         """Official scores by direction of the model in `out/model`, and a picture of some records.
 
-        The processes share the takes; the first one scores. Predictions are deleted afterwards.
+        The processes share the takes; the first one scores, and counts what was `unanswered`, for want of memory or of
+        a frame: a pixel in the middle stands for it. Predictions are deleted afterwards.
         """
         folder = out / f".validation-{step}.partial"
         annotations = open_annotations(self.data, split=self.split)
@@ -127,16 +129,17 @@ class HeldOut:
                 dtype="bfloat16" if processes.device.type == "cuda" else "float32",  # as it is trained
                 shard=(processes.rank + 1, processes.count),
             )
-            predict(options)
+            for fault in predict(options).faults:
+                detail(f"validation lacks {fault}")
         processes.wait()
         if processes.rank:
             return {}
         annotations = open_annotations(self.data, split=self.split, takes=takes)
         submission = folder / "submission.json"
-        pack(folder, annotations, submission, fill="center", partial=len(directions) == 1)
+        packed = pack(folder, annotations, submission, fill="center", partial=True)
         answers = Answerer(folder)
         records = load_shown(choose(answers, annotations, PICTURES, "spread"), answers, annotations)
         contact_sheet(records, out / "validation" / f"{step}.png")
         scores = evaluate([submission], annotations).to_json()
         shutil.rmtree(folder)
-        return scores
+        return {**scores, "unanswered": packed.filled} if packed.filled else scores

@@ -26,6 +26,7 @@ from egoexo_xseg.config import TrainConfig
 from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.errors import CheckpointError, XsegError
 from egoexo_xseg.model.checkpoint import save_checkpoint
+from egoexo_xseg.model.folders import clear_abandoned
 from egoexo_xseg.model.objective import Objective
 from egoexo_xseg.model.prompts import PromptBuilder
 
@@ -39,6 +40,8 @@ class Processes:
     rank: int
     count: int
     device: torch.device
+    on_machine: int = 1  # how many of them share this machine
+    leads_machine: bool = True
 
     @classmethod
     def here(cls, device: str | None) -> Processes:
@@ -49,7 +52,8 @@ class Processes:
             torch.cuda.set_device(kind)
         if count > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if kind.startswith("cuda") else "gloo")
-        return cls(rank, count, torch.device(kind))
+        together, leads = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), os.environ.get("LOCAL_RANK", "0") == "0"
+        return cls(rank, count, torch.device(kind), together, leads)
 
     def wait(self) -> None:
         if self.count > 1:
@@ -71,14 +75,14 @@ def describe_run(config: TrainConfig, identity: dict[str, object], processes: Pr
 
 
 def refuse_other(out: Path, manifest: dict[str, Any]) -> None:
-    """Leave a folder alone that holds another run."""
+    """Leave a folder alone that holds another run, as far as the manifest says what this one is."""
     path = out / "train.json"
     if not path.is_file():
         return
     try:
         before = json.loads(path.read_bytes())
-        same = all(before[part] == manifest[part] for part in ("config", "run"))
-    except (ValueError, KeyError, TypeError, RecursionError):
+        same = before["config"] == manifest["config"] and manifest["run"].items() <= before["run"].items()
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise XsegError("not readable as a training run", where=path, remedy="Choose another --out") from None
     if not same:
         problem = "this folder holds a run with another configuration"
@@ -89,8 +93,11 @@ def settle(out: Path, manifest: dict[str, Any], processes: Processes) -> None:
     """Write the configuration down, unless a run of the same goes on, and clear what a killed one was scoring."""
     if processes.rank == 0:
         out.mkdir(parents=True, exist_ok=True)
+        clear_abandoned(out / "model")
         for abandoned in out.glob(".validation-*.partial"):
             shutil.rmtree(abandoned)
+        for abandoned in out.glob(".state-*.partial"):
+            abandoned.unlink()
         if not (out / "train.json").is_file():
             with written_whole(out / "train.json") as file:
                 file.write(json.dumps(manifest, indent=1) + "\n")
@@ -121,8 +128,7 @@ def save(
         segmenter = objective.segmenter
         segmenter.config.untrained = False
         own = {name.removeprefix("segmenter."): value for name, value in weights.items()}
-        save_checkpoint(segmenter, prompts, out / "model", own)
-        shutil.copyfile(out / "train.json", out / "model" / "train.json")
+        save_checkpoint(segmenter, prompts, out / "model", own, [out / "train.json"])
         partial = out / f".state-{step}.partial"
         torch.save(state, partial)
         os.replace(partial, out / f"state-{step}.pt")
@@ -149,5 +155,5 @@ def resume(out: Path, learner: nn.Module, optimizer: torch.optim.Optimizer) -> i
         set_model_state_dict(objective, state["model"], options=WHOLE)
         set_optimizer_state_dict(objective, optimizer, state["optimizer"], options=WHOLE)
         return int(state["step"])
-    except (RuntimeError, KeyError, ValueError, EOFError) as fault:
+    except (RuntimeError, KeyError, ValueError, TypeError, AttributeError, EOFError) as fault:
         raise CheckpointError(f"cannot be resumed from ({str(fault)[:200]})", where=states[-1]) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -160,10 +161,12 @@ def save_checkpoint(
     prompts: PromptBuilder,
     folder: Path,
     weights: Mapping[str, Tensor] | None = None,
+    beside: Sequence[Path] = (),
 ) -> None:
     """Write weights (safetensors, in shards of 5 GB), configuration and tokenizer; all of it appears at once.
 
-    `weights` stand for the segmenter's own where those are spread over processes.
+    `weights` stand for the segmenter's own where those are spread over processes. Copies of the files `beside` are
+    part of the folder.
     """
     if folder.exists() and not _is_replaceable(folder):
         raise CheckpointError("not a checkpoint folder", where=folder, remedy="Choose a new or an empty one")
@@ -171,6 +174,8 @@ def save_checkpoint(
         save_torch_state_dict(dict(weights or segmenter.state_dict()), fresh, max_shard_size="5GB")
         segmenter.config.save_pretrained(fresh)
         prompts.save(fresh)
+        for path in beside:
+            shutil.copyfile(path, fresh / path.name)
 
 
 def new_checkpoint(folder: Path, config: CrossViewConfig, seed: int, words: Sequence[str] = ()) -> None:

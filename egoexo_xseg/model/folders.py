@@ -39,6 +39,14 @@ def whole_folder(target: Path, replaced: bool = False) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def clear_abandoned(target: Path) -> None:
+    """Delete what killed writers of `whole_folder(target)` left, while nobody writes; what they moved away returns."""
+    for temporary in target.parent.glob(f".{target.name}.*"):
+        if (temporary / "old").exists() and not target.exists():
+            os.replace(temporary / "old", target)
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def hash_files(paths: Iterable[Path]) -> str:
     """SHA-256 over names and contents of a folder's files, in whatever order they are given."""
     digest = hashlib.sha256()

@@ -90,6 +90,8 @@ class Sample:
     query_masks: Bool[np.ndarray, "K S S"]
     prompt: Prompt
     target_masks: Bool[np.ndarray, "K S S"] | None = None
+    recording: str = ""
+    """Where the same objects come back; training asks."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,7 @@ class Batch:
     names: tuple[str, ...]
     """Which views each record is of, for messages."""
     target_masks: Bool[Tensor, "B K S S"] | None = None
+    recordings: tuple[str, ...] = ()
 
     def distinct_targets(self) -> tuple[list[int], Int64[Tensor, " B"]]:
         """The images that are some record's target, and which of them is each record's."""
@@ -152,6 +155,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         fits=tuple(sample.target.fit for sample in samples),
         names=tuple(f"{sample.query.name} and {sample.target.name}" for sample in samples),
         target_masks=_pad_masks(targets) if len(targets) == len(samples) else None,
+        recordings=tuple(sample.recording for sample in samples),
     )
 
 

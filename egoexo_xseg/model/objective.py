@@ -74,7 +74,7 @@ class Objective(nn.Module):
             found["alignment"] = alignment_loss(objects, reading.objects, visible)
         if self.config.alignment in ("contrast", "both"):
             query, target = regions[visible], again[visible]  # (V, D)
-            others = strangers(batch.query, batch.target).to(visible.device)  # (B, B)
+            others = strangers(batch.recordings).to(visible.device)  # (B, B)
             record = visible.nonzero()[:, 0]  # (V,)
             # Without a visible object there is nothing to compare, but every process must have the same graph.
             lone = encoding.tokens.sum() * 0
@@ -84,13 +84,14 @@ class Objective(nn.Module):
         return found
 
 
-def strangers(query: Sequence[int], target: Sequence[int]) -> Bool[Tensor, "B B"]:
-    """Whose objects are surely other ones: a record's own, and those of records that share no image with it.
+def strangers(recordings: Sequence[str]) -> Bool[Tensor, "B B"]:
+    """Whose objects are surely other ones: a record's own, and those of records of another recording.
 
-    Both directions of a pair of views, and other cameras of the moment, show the same objects again.
+    Other cameras, the other direction and other moments of a recording show the same objects again.
     """
-    images = [{*pair} for pair in zip(query, target, strict=True)]
-    return torch.tensor([[a is b or not a & b for b in images] for a in images])
+    return torch.tensor(
+        [[a == b or ours != theirs for b, theirs in enumerate(recordings)] for a, ours in enumerate(recordings)]
+    )
 
 
 def freeze(segmenter: CrossViewModel, config: TrainConfig) -> None:
