@@ -2,8 +2,9 @@
 
     python benchmarks/scores.py --out scores
 
-Makes the takes, prepares them, captions every query object, predicts both directions, and scores as the challenge does,
-with 95% intervals from drawing whole takes anew. Writes OUT/scores.json; what OUT already holds is not made again.
+Makes the takes, prepares them, captions every query object, predicts both directions with and without captions, and
+scores as the challenge does, with 95% bootstrap intervals over takes. Writes OUT/scores.json; what OUT already holds is
+not made again.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from egoexo_xseg.data.pairs import iter_pairs
 from egoexo_xseg.data.predictions import read_take_predictions
 from egoexo_xseg.data.scoring import ScoredSample
 from egoexo_xseg.data.submission import written_whole
+from egoexo_xseg.jobs.caption import CaptionOptions, caption
 from egoexo_xseg.jobs.evaluate import Evaluation, evaluate, summarise
 from egoexo_xseg.jobs.pack import pack
 from egoexo_xseg.jobs.predict import PredictOptions, predict
@@ -47,15 +49,19 @@ Guess = Callable[[Image, Image, Rle, tuple[int, int]], Mask]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=WEIGHTS / "xseg-tiny")
-    parser.add_argument("--captions", type=Path, help="captions of the takes (default: none)")
+    parser.add_argument("--captioner", type=Path, default=WEIGHTS / "captioner-tiny")
     parser.add_argument("--seed", type=int, default=1001)
     parser.add_argument("--takes", type=int, default=20)
     parser.add_argument("--out", type=Path, default=Path("scores"))
     options = parser.parse_args()
     data = make_takes(options.out, options.seed, options.takes)
-    annotations = open_annotations(data, split=SPLIT)
+    annotations, captions = open_annotations(data, split=SPLIT), options.out / "captions.jsonl"
+    caption(CaptionOptions(data, captions, str(options.captioner), split=SPLIT, device="cpu"))
     guesses: dict[str, Guess] = {"copied in place": copied, "colour of segments": coloured}
-    report: dict[str, Any] = {"model": scores_of_model(options, data, annotations)}
+    report: dict[str, Any] = {
+        "model": scores_of_model(options, annotations, None, options.out / "predictions"),
+        "model, captions": scores_of_model(options, annotations, captions, options.out / "predictions-captions"),
+    }
     for name, guess in guesses.items():
         folder = options.out / name.replace(" ", "-")
         write_guesses(annotations, guess, folder)
@@ -79,18 +85,17 @@ def make_takes(out: Path, seed: int, takes: int) -> Path:
     return data
 
 
-def scores_of_model(options: argparse.Namespace, data: Path, annotations: Annotations) -> dict[str, Any]:
-    folder = options.out / "predictions"
-    for direction in Direction:
-        predict(
-            PredictOptions(
-                data, folder, direction, str(options.model), split=SPLIT, captions=options.captions, device="cpu"
-            )
-        )
-    report = summary(score(folder, annotations))
+def scores_of_model(
+    options: argparse.Namespace, annotations: Annotations, captions: Path | None, folder: Path
+) -> dict[str, Any]:
+    data, model = options.out / "data", str(options.model)
+    predict(PredictOptions(data, folder, None, model, split=SPLIT, captions=captions, device="cpu"))
+    evaluation = score(folder, annotations)
+    report = summary(evaluation)
     for direction in Direction:
         right, total = look_alikes(folder, annotations, direction)
-        report[direction.value]["look_alikes"] = {"right": round(right / max(total, 1), 4), "of": total}
+        sizes = {row.name: round(row.iou, 4) for row in evaluation.tables(direction)["object size"]}
+        report[direction.value] |= {"look_alikes": {"right": right, "of": total}, "iou_by_size": sizes}
     return report
 
 

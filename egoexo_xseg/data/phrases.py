@@ -81,7 +81,7 @@ _GREEN = r"(?:(?:bright|light|dark|lime|neon|solid|transparent|translucent|semi-
 _MARKED = (
     r"(?:highlighted|outlined|marked|shaded|masked|circled|encircled|tinted|overlaid|indicated|colou?red|shown|covered)"
 )
-_DRAWN = r"(?:highlighted|outlined|marked|shaded|masked)"
+_DRAWN = r"(?:highlighted|outlined|marked|shaded|masked|tinted|overlaid)"
 _PAINT = r"(?:colou?r|overlay|mask|highlight(?:ing)?|outline|shading|tint|border|box|circle|contour)"
 _RELATIVE = r"(?:,? ?\b(?:that|which) )?(?:\b(?:is|are|was|were|being|been|has|have) )*"
 HIGHLIGHTS = [
@@ -124,6 +124,7 @@ NAMED = [
         rf"{_OBJECT}[^,]{{0,40}}, {_DOUBT}(?P<phrase>an? .+)",
         r"\b(?:describe|identify|classify|call) (?:it|this|that|the object)(?: as)? (?P<phrase>.+)",
         r"\b(?:mask|outline|overlay|contour) (?:covers|surrounds|shows|is on) (?P<phrase>.+)",
+        r"\bobject (?:covers|surrounds) (?P<phrase>.+)",  # "the green tint", as the highlight's mention was
         rf"{_SUBJECT} {_BE} (?P<phrase>.+)",
         rf"^(?:there (?:is|are) )?(?:[\w'-]+ ){{0,3}}?{_PERSON}\b.{{0,40}}?\b{_HOLDING} (?P<phrase>.+)",
         rf"^(?:[\w'-]+ ){{0,3}}?hands? (?:(?:is|are) )?{_HOLDING} (?P<phrase>.+)",
