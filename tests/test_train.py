@@ -260,8 +260,9 @@ def test_a_loss_that_is_not_finite_names_its_records(options, tmp_path, tiny_mod
 def test_unreadable_frames_are_left_out(options):
     for path in options.data.glob("take-a/*/*.jpg"):
         path.write_bytes(b"\xff\xd8 cut")
-    train(options)
+    trained = train(options)
     assert len(log(options.out)) == 4
+    assert trained.left_out == sum(row.get("left_out", 0) for row in log(options.out)) > 0
 
 
 def test_nothing_readable_is_an_error(options):
@@ -291,31 +292,31 @@ def test_epochs_count_all_records(options):
     assert len(log(options.out)) == 6  # half of 22 records, two at a time
 
 
-@pytest.mark.parametrize("flags", [[], ["--fsdp"]], ids=["copies", "fsdp"])
-def test_two_processes_train_one_model(options, tmp_path, flags):
-    """Killed between two checkpoints and started again: the losses of an undisturbed run."""
+def test_two_processes_train_one_model(options, tmp_path):
+    """Whole copies and spread weights alike, and killed between two checkpoints: the losses of an undisturbed run."""
     recipe = tmp_path / "recipe.json"
     recipe.write_text(json.dumps(QUICK | {"alignment": "both"}))
     command = [
         sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "egoexo_xseg",
-        "train", "--init", options.init, "--data", str(options.data), "--config", str(recipe), "--device", "cpu", *flags,
+        "train", "--init", options.init, "--data", str(options.data), "--config", str(recipe), "--device", "cpu",
     ]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    for folder in ("whole", "resumed"):
-        done = subprocess.run(
-            [*command, "--out", str(tmp_path / folder)], env=environment, capture_output=True, text=True
-        )
+    copies, spread, resumed = (tmp_path / name for name in ("copies", "spread", "resumed"))
+    for folder in (copies, spread, resumed):
+        flags = [] if folder == copies else ["--fsdp"]
+        done = subprocess.run([*command, *flags, "--out", str(folder)], env=environment, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
-        if folder == "resumed":
-            break
-        (tmp_path / "resumed").mkdir()
-        for name in ("train.json", "state-2.pt"):
-            (tmp_path / "resumed" / name).write_bytes((tmp_path / "whole" / name).read_bytes())
-        lines = (tmp_path / "whole" / "log.jsonl").read_text().splitlines(keepends=True)
-        (tmp_path / "resumed" / "log.jsonl").write_text("".join(lines[:3]))
-    assert log(tmp_path / "whole") == log(tmp_path / "resumed") and len(log(tmp_path / "whole")) == 4
-    ours, theirs = (weights(tmp_path / name / "model") for name in ("resumed", "whole"))
+        if folder == spread:
+            resumed.mkdir()
+            for name in ("train.json", "state-2.pt"):
+                (resumed / name).write_bytes((spread / name).read_bytes())
+            lines = (spread / "log.jsonl").read_text().splitlines(keepends=True)
+            (resumed / "log.jsonl").write_text("".join(lines[:3]))
+    assert log(spread) == log(resumed) and len(log(spread)) == 4
+    ours, theirs = (weights(folder / "model") for folder in (resumed, spread))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    for one, other in zip(log(copies), log(spread), strict=True):
+        assert one == pytest.approx(other, rel=2e-3)
 
 
 def test_a_split_is_scored_as_training_goes_on(options):

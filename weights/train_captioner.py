@@ -42,9 +42,9 @@ from egoexo_xseg.world.things import SHAPES
 SHIPPED = Path(__file__).parent / "captioner-tiny"
 
 WIDTH = 192  # of the tower, which makes CELLS x CELLS tokens of an image
-SHARDS = 72  # of about 900 close-ups
-STEPS, BATCH = 5400, 64
-WORDS_FROM = 4400  # until then the tower learns alone, from the attributes
+SHARDS = 30  # of about 900 close-ups
+STEPS, BATCH = 2600, 64
+WORDS_FROM = 2100  # until then the tower learns alone, from the attributes
 RATE, DECAY, WARM_UP = 1e-3, 0.05, 200
 SAVE_EVERY = 250
 EVALUATED = 150  # takes of three pictures

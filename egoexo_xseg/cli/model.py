@@ -89,7 +89,12 @@ def train(
         raise click.UsageError(f"--{'split' if split else 'captions'} needs --data: drawn scenes have no takes.")
     held_out = HeldOut(where, val_split, captions, val_takes) if validates else None
     options = TrainOptions(init, out, config, data, split, captions, device, fsdp, held_out, tensorboard)
-    click.echo(f"{run(options)}: trained")
+    trained = run(options)
+    click.echo(f"{trained.model}: trained")
+    report_faults(trained.faults, "masks of the annotations were skipped")
+    report_faults((f"take {uid}" for uid in trained.unprepared), "takes of the split are not prepared")
+    if trained.left_out:
+        click.echo(f"{trained.left_out} records could not be read (-v names them while it trains)", err=True)
 
 
 @cli.command()

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +56,17 @@ class TrainOptions:
     tensorboard: bool = False
 
 
-def train(options: TrainOptions) -> Path:
+@dataclass(frozen=True)
+class Trained:
+    """Where the model lies, and what it could not learn from, so far as this start of the command knows."""
+
+    model: Path
+    left_out: int = 0  # records of this process that could not be read
+    faults: tuple[object, ...] = ()  # masks of the annotations
+    unprepared: tuple[str, ...] = ()  # takes of the split
+
+
+def train(options: TrainOptions) -> Trained:
     """Train `init` into `out/model`; `out/state-<step>` hold all that another start of the same command goes on with.
 
     Every random draw is a function of the seed, the process and the step, so a resumed run has the losses of an
@@ -104,17 +114,21 @@ def train(options: TrainOptions) -> Path:
 
     if start and validates(start) and not log.tells("validation", start):
         validate(start)
-    began = time.monotonic()
+    began, left_out = time.monotonic(), 0
     ahead = batches.read_ahead(range(start * config.accumulate, steps * config.accumulate))
     for done in _shown(range(start + 1, steps + 1), processes):
         own = [next(ahead) for _ in range(config.accumulate)]
         losses = take_step(learner, optimizer, own, (done - 1, steps), processes)
-        log.add("log", {"step": done, "seconds": round(time.monotonic() - began, 1), **losses})
+        lacking = sum(batch.left_out for batch in own)
+        left_out += lacking
+        counted = {"left_out": lacking} if lacking else {}
+        log.add("log", {"step": done, "seconds": round(time.monotonic() - began, 1), **losses, **counted})
         if validates(done) or done % config.keep_every == 0 or done == steps:
             save(options.out, learner, optimizer, prompts, done, processes)
         if validates(done):
             validate(done)
-    return options.out / "model"
+    known = (tuple(annotations.faults), annotations.unprepared) if annotations else ()
+    return Trained(options.out / "model", left_out, *known)
 
 
 def _shown(steps: range, processes: Processes) -> Iterable[int]:
@@ -161,7 +175,7 @@ class Batches(Dataset[Batch | None]):
     def __getitem__(self, number: int) -> Batch | None:
         """Records of `batch_size` moments; what cannot be read is named and left out; an empty batch gets others."""
         rng = np.random.default_rng([self.config.seed, 2, self.processes.rank, number])
-        salt, samples = int(rng.integers(1 << 32)), list[Sample]()
+        salt, samples, left_out = int(rng.integers(1 << 32)), list[Sample](), 0
         for turn in range(100):
             first = (number + turn * 1_000_003) * self.config.batch_size
             for own in range(first, first + self.config.batch_size):
@@ -169,10 +183,11 @@ class Batches(Dataset[Batch | None]):
                     moment = self.moments.read(own * self.processes.count + self.processes.rank)
                 except XsegError as fault:
                     detail(f"left out: {fault}")
+                    left_out += 1
                     continue
                 samples += filter(None, [self.maker.make(moment, rng, salt)])
             if samples:
-                return collate(samples)
+                return replace(collate(samples), left_out=left_out)
         return None
 
     def read_ahead(self, numbers: range) -> Iterator[Batch]:

@@ -111,6 +111,8 @@ class Batch:
     """Which views each record is of, for messages."""
     target_masks: Bool[Tensor, "B K S S"] | None = None
     recordings: tuple[str, ...] = ()
+    left_out: int = 0
+    """Records that could not be read."""
 
     def distinct_targets(self) -> tuple[list[int], Int64[Tensor, " B"]]:
         """The images that are some record's target, and which of them is each record's."""
