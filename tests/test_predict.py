@@ -23,10 +23,14 @@ from egoexo_xseg.jobs import predict as job
 from egoexo_xseg.jobs.pack import pack
 from egoexo_xseg.jobs.predict import PredictOptions, predict
 from egoexo_xseg.masks import rle_area, scored_hw
+from egoexo_xseg.model import answers
 from egoexo_xseg.model.answers import is_out_of_memory
 from egoexo_xseg.model.checkpoint import new_checkpoint
 from egoexo_xseg.model.configuration import CrossViewConfig
+from egoexo_xseg.model.swin import Swin
 from egoexo_xseg.records import Direction, Prediction
+
+TAKES = ("take-a", "take-b")
 
 
 @pytest.fixture
@@ -56,6 +60,19 @@ def test_both_directions_together(options, tmp_path):
     kept = contents(options.out / "ego2exo")
     assert predict(replace(options, direction=None)).takes == 1
     assert (options.out / "exo2ego" / "take-b.jsonl").exists() and contents(options.out / "ego2exo") == kept
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
+def test_both_directions_look_at_each_frame_once_and_enlarge_each_answer_once(options, monkeypatch, batch_size):
+    work, look, enlarge = {"images": 0, "masks": 0}, Swin.forward, answers.unfit
+
+    def counted(part: str, amount: int) -> None:
+        work[part] += amount
+
+    monkeypatch.setattr(Swin, "forward", lambda self, pixels: (counted("images", len(pixels)), look(self, pixels))[1])
+    monkeypatch.setattr(answers, "unfit", lambda own, *rest: (counted("masks", len(own)), enlarge(own, *rest))[1])
+    summary = predict(replace(options, direction=None, batch_size=batch_size))
+    assert work == {"images": 2 * 3 * 3, "masks": summary.predictions}  # takes, frames, cameras
 
 
 @pytest.mark.parametrize("direction", Direction)
@@ -120,22 +137,38 @@ def test_torchrun_shares_the_takes_out(options, tmp_path):
     for direction in Direction:
         names = {"take-a.jsonl", "take-b.jsonl", "manifest.json", "shard-1-of-2.json", "shard-2-of-2.json"}
         assert set(contents(options.out / direction.value)) == names
-        assert not lost_shards(options.out, direction)
+        assert not lost_shards(options.out, direction, TAKES)
 
 
 def test_a_lost_shard_is_named(options, tmp_path):
     predict(replace(options, shard=(1, 3)))
-    assert lost_shards(options.out, Direction.EGO_EXO) == ["2/3", "3/3"]
+    assert lost_shards(options.out, Direction.EGO_EXO, TAKES) == ["2/3", "3/3"]
     for index in (2, 3):
         predict(replace(options, shard=(index, 3)))
-    assert lost_shards(options.out, Direction.EGO_EXO) == []
+    assert lost_shards(options.out, Direction.EGO_EXO, TAKES) == []
     (options.out / "ego2exo" / "take-b.jsonl").unlink()
-    (shard,) = lost_shards(options.out, Direction.EGO_EXO)
+    (shard,) = lost_shards(options.out, Direction.EGO_EXO, TAKES)
     with pytest.raises(SubmissionError) as fault:
         pack(options.out, open_annotations(options.data), tmp_path / "s.json", partial=True)
     assert str(fault.value).endswith(f"Run xseg predict again with --direction ego2exo --shard {shard}")
     again = predict(replace(options, shard=tuple(map(int, shard.split("/")))))
-    assert (again.takes, lost_shards(options.out, Direction.EGO_EXO)) == (1, [])
+    assert (again.takes, lost_shards(options.out, Direction.EGO_EXO, TAKES)) == (1, [])
+
+
+def test_shards_of_an_abandoned_split_are_not_lost(options):
+    """One of eight was predicted, then the rest in another number of shards."""
+    predict(replace(options, shard=(1, 8)))
+    predict(options)
+    assert lost_shards(options.out, Direction.EGO_EXO, TAKES) == []
+
+
+def test_a_shard_with_pairs_left_to_do_is_lost(options):
+    for index in (1, 2):
+        predict(replace(options, shard=(index, 2)))
+    (options.out / "ego2exo" / "take-a.faults.txt").write_text("a frame is missing")
+    (shard,) = lost_shards(options.out, Direction.EGO_EXO, TAKES)
+    assert predict(replace(options, shard=tuple(map(int, shard.split("/"))))).takes == 1
+    assert lost_shards(options.out, Direction.EGO_EXO, TAKES) == []
 
 
 def test_two_models_do_not_mix(options, tmp_path):

@@ -84,7 +84,7 @@ class ForeignAnswers:
         """The files and their hashes, for the submission's manifest."""
         return [{"file": str(path), "sha256": file_digest(path)} for path in self.paths]
 
-    def lost_shards(self) -> list[tuple[Direction, str]]:
+    def lost_shards(self, take_uids: Sequence[str]) -> list[tuple[Direction, str]]:
         """None that are known of."""
         return []
 

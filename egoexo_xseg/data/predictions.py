@@ -35,24 +35,29 @@ def note_shard(folder: Path, direction: Direction, shard: tuple[int, int], take_
             json.dump(list(take_uids), file)
 
 
-def lost_shards(folder: Path, direction: Direction) -> list[str]:
-    """Shards, spelt `2/8`, whose takes are not all there, and those of the same count that left no word."""
-    whole: dict[int, set[int]] = {}
-    lost: list[tuple[int, int]] = []
+def is_predicted(folder: Path, direction: Direction, take_uid: str) -> bool:
+    """Whether a take is there with all its pairs; those that failed want another try."""
+    path = folder / direction.value / f"{take_uid}.jsonl"
+    return path.is_file() and not path.with_suffix(".faults.txt").exists()
+
+
+def lost_shards(folder: Path, direction: Direction, take_uids: Sequence[str]) -> list[str]:
+    """Shards, spelt `2/8`, that have some of these takes left to do, and those of the same count that left no word."""
+    undone = {uid for uid in take_uids if not is_predicted(folder, direction, uid)}
+    noted: dict[int, dict[int, set[str]]] = {}
     for path in (folder / direction.value).glob("shard-*-of-*.json"):
-        spelt = SHARD.fullmatch(path.name)
-        if spelt is None:
-            continue
-        index, count = map(int, spelt.groups())
-        try:
-            uids = json.loads(path.read_bytes())
-            done = all((path.parent / f"{uid}.jsonl").is_file() for uid in uids if NAME.fullmatch(uid))
-        except (ValueError, TypeError):
-            done = False
-        whole.setdefault(count, set()).add(index)
-        if not done:
-            lost.append((index, count))
-    lost += [(index, count) for count, own in whole.items() for index in range(1, count + 1) if index not in own]
+        if spelt := SHARD.fullmatch(path.name):
+            index, count = map(int, spelt.groups())
+            try:
+                uids = set(json.loads(path.read_bytes()))
+            except (ValueError, TypeError):
+                uids = undone  # its word is broken: it may have been any of them
+            noted.setdefault(count, {})[index] = uids
+    lost: list[tuple[int, int]] = []
+    for count, own in noted.items():
+        lost += [(index, count) for index, uids in own.items() if uids & undone]
+        if undone.difference(*own.values()):
+            lost += [(index, count) for index in range(1, count + 1) if index not in own]
     return [f"{index}/{count}" for index, count in sorted(lost)]
 
 

@@ -95,7 +95,7 @@ def pack(
             raise SubmissionError(
                 f"{len(summary.missing)} predictions are missing or unusable: {_listed(summary.missing, '; ')}",
                 where=source.where,
-                remedy=_remedy(source.lost_shards()),
+                remedy=_remedy(source.lost_shards(annotations.take_uids)),
             )
     summary.resized, summary.judged = source.resized, source.judged
     with written_whole(out.with_suffix(".manifest.json")) as file:
@@ -120,8 +120,8 @@ class FolderAnswers:
         """The manifests by direction, for the submission's own."""
         return {each.value: read_manifest(self.folder / each.value / MANIFEST) or None for each in self.directions}
 
-    def lost_shards(self) -> list[tuple[Direction, str]]:
-        return [(each, shard) for each in self.directions for shard in lost_shards(self.folder, each)]
+    def lost_shards(self, take_uids: Sequence[str]) -> list[tuple[Direction, str]]:
+        return [(each, shard) for each in self.directions for shard in lost_shards(self.folder, each, take_uids)]
 
     def of_take(
         self, direction: Direction, take_uid: str, _required: Required, _scored_hw: Mapping[str, tuple[int, int]]

@@ -18,7 +18,7 @@ from egoexo_xseg.data.annotations import Annotations, Take, open_annotations
 from egoexo_xseg.data.captions import Captions
 from egoexo_xseg.data.dataset import PairReader
 from egoexo_xseg.data.pairs import iter_pairs
-from egoexo_xseg.data.predictions import note_shard
+from egoexo_xseg.data.predictions import is_predicted, note_shard
 from egoexo_xseg.data.shards import shard_takes
 from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.data.visibility import VisibilityMap, checkpoint_map
@@ -121,7 +121,7 @@ def predict(options: PredictOptions) -> PredictSummary:
     for direction, calibration in calibrations.items():
         manifests[direction] = _manifest(options, direction, (checkpoint, model), calibration, captions)
         refuse_other(options.out / direction.value, manifests[direction])
-    missing = {uid: [each for each in options.directions if not _is_done(options, each, uid)] for uid in uids}
+    missing = {uid: [each for each in options.directions if not is_predicted(options.out, each, uid)] for uid in uids}
     missing = {uid: directions for uid, directions in missing.items() if directions}
     summary.already = len(uids) - len(missing)
     # Before anything is written: it may turn out to be no model.
@@ -302,11 +302,6 @@ def _iter_small(pairs: Iterator[Pair], most: int) -> Iterator[Pair]:
     for pair in pairs:
         for start in range(0, len(pair.objects), most):
             yield replace(pair, objects=pair.objects[start : start + most])
-
-
-def _is_done(options: PredictOptions, direction: Direction, uid: str) -> bool:
-    folder = options.out / direction.value
-    return (folder / f"{uid}.jsonl").is_file() and not (folder / f"{uid}.faults.txt").exists()
 
 
 def _open_captions(options: PredictOptions, annotations: Annotations) -> Captions | None:
