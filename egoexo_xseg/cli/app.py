@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import click
 
 from egoexo_xseg import __version__
-from egoexo_xseg.errors import XsegError
+from egoexo_xseg.errors import XsegError, is_out_of_memory, printable
 from egoexo_xseg.progress import details_are_shown, show_details
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -60,10 +61,11 @@ class Shard(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         if isinstance(value, tuple):
             return value
-        index, _, count = value.partition("/")
-        if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-            self.fail(f"{value!r} is not a shard: the second of eight is 2/8", param, ctx)
-        return int(index), int(count)
+        found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", value)
+        index, count = map(int, found.groups()) if found else (0, 0)
+        if not 1 <= index <= count:
+            self.fail(f"{value[:40]!r} is not a shard: the second of eight is 2/8", param, ctx)
+        return index, count
 
 
 class Street(click.Group):
@@ -93,8 +95,10 @@ class Street(click.Group):
             fail(fault.format_message())
         except (click.Abort, KeyboardInterrupt):
             fail("Interrupted. Nothing is half-written; long commands continue when run again.", code=130)
-        except MemoryError:
-            fail("Out of memory.")
+        except (RuntimeError, MemoryError) as fault:
+            if not is_out_of_memory(fault):
+                raise
+            fail("Out of memory. Try a smaller --batch-size, or --device cpu.")
         except BrokenPipeError:  # the reader, a pager or head, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
@@ -107,7 +111,7 @@ class Street(click.Group):
 
 
 def fail(line: str, code: int = 1) -> None:
-    click.echo(f"Error: {' '.join(line.split())}", err=True)
+    click.echo(f"Error: {printable(' '.join(line.split()))}", err=True)
     sys.exit(code)
 
 
@@ -119,7 +123,7 @@ def report_faults(faults: Iterable[object], what: str, shown: int = 10) -> None:
     if lines:
         click.echo(f"{len(lines)} {what}:", err=True)
     for line in lines[:shown]:
-        click.echo(f"  {line}", err=True)
+        click.echo(f"  {printable(line)}", err=True)
     if len(lines) > shown:
         click.echo(f"  ... and {len(lines) - shown} more (-v lists them)", err=True)
 
@@ -185,8 +189,8 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) 
     from rich.console import Console
     from rich.table import Table
 
-    drawn = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    lines = [[str(cell) for cell in row] for row in rows]
+    drawn = Table(title=printable(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    lines = [[printable(str(cell)) for cell in row] for row in rows]
     for column, cells in zip(columns, zip(*lines, strict=True), strict=False):
         figures = all(cell[:1].isdigit() for cell in cells)
         drawn.add_column(column, justify="right" if figures else "left", no_wrap=True)

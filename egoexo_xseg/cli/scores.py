@@ -23,6 +23,7 @@ from egoexo_xseg.cli.app import (
     takes_option,
     workers_option,
 )
+from egoexo_xseg.errors import printable
 
 SHOWN = 20
 """Findings of one kind that are printed; --json holds thousands."""
@@ -113,7 +114,7 @@ def validate(submission: Path, annotations: Path, split: str | None, as_json: bo
     else:
         lines = dict.fromkeys(f"{finding.severity}: {finding}" for finding in report.first(SHOWN))
         for line in lines:
-            click.echo(line)
+            click.echo(printable(line))
         if any(count > SHOWN for count in report.counts.values()):
             click.echo(f"({SHOWN} of a kind are shown; --json has more)")
         rows = [(severity, kind, count) for (severity, kind), count in sorted(report.counts.items())]

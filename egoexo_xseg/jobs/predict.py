@@ -22,10 +22,10 @@ from egoexo_xseg.data.predictions import note_shard
 from egoexo_xseg.data.shards import shard_takes
 from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.data.visibility import VisibilityMap, checkpoint_map
-from egoexo_xseg.errors import PredictionError, XsegError
+from egoexo_xseg.errors import PredictionError, XsegError, is_out_of_memory
 from egoexo_xseg.jobs.manifest import refuse_other, settle_folder, versions
 from egoexo_xseg.masks import mask_to_rle, scored_hw
-from egoexo_xseg.model.answers import Segmentation, is_out_of_memory, segment
+from egoexo_xseg.model.answers import Segmentation, segment
 from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint
 from egoexo_xseg.model.hub import default_model
 from egoexo_xseg.model.inputs import Batch, Sample, collate

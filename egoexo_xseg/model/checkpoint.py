@@ -17,7 +17,7 @@ from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 from transformers.initialization import no_init_weights
 
-from egoexo_xseg.errors import CheckpointError, XsegError
+from egoexo_xseg.errors import CheckpointError, XsegError, printable
 from egoexo_xseg.model.configuration import CrossViewConfig
 from egoexo_xseg.model.folders import hash_files, whole_folder
 from egoexo_xseg.model.prompts import PromptBuilder, byte_tokenizer, word_tokenizer
@@ -280,4 +280,4 @@ def _size(shape: torch.Size) -> str:
 
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return printable(", ".join(names[:SHOWN]) + more)
