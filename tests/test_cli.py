@@ -310,3 +310,31 @@ def test_a_bar_within_a_bar_is_not_drawn(monkeypatch):
         assert list(progress.track([3], "Predicting")) == [3]
     assert list(progress.track([4], "Afterwards")) == [4]
     assert drawn == ["Training", "Afterwards"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("evaluate", "{pred}", "--annotations", "{data}"),
+        ("report", "{pred}", "--annotations", "{data}", "--out", "{out}"),
+        ("compare", "{pred}", "{pred}", "--annotations", "{data}"),
+        ("show", "{pred}", "--data", "{data}", "--out", "{out}"),
+        ("calibrate", "{pred}", "--data", "{data}", "--out", "{out}"),
+        ("export", "{out}/records.json", "--data", "{data}", "--direction", "ego2exo"),
+        ("caption", "--data", "{data}", "--model", "{none}", "--out", "{out}/captions.jsonl"),
+        ("predict", "--direction", "ego2exo", "--data", "{data}", "--model", "{none}", "--out", "{out}"),
+        ("train", "--data", "{data}", "--init", "{none}", "--out", "{out}"),
+        ("analyze", "alignment", "--data", "{data}", "--model", "{none}", "--out", "{out}"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_takes_of_a_split_that_are_not_prepared_are_named(data, tmp_path, command):
+    """Whatever comes of the command: here most have nothing to work on."""
+    (data / "split.json").write_text('{"val": ["take-a", "take-c", "take-b"]}')
+    (tmp_path / "pred" / "ego2exo").mkdir(parents=True)
+    names = {name: tmp_path / name for name in ("pred", "out", "none")} | {"data": data}
+    words = [word.format(**names) for word in command]
+    line = "Warning: 1 of 3 takes of the split are not prepared: take-c"
+    assert run(*words, "--split", "val").stderr.splitlines()[0] == line
+    (data / "split.json").write_text('{"val": ["take-a", "take-b"]}')
+    assert "not prepared" not in run(*words, "--split", "val").stderr

@@ -19,6 +19,7 @@ from egoexo_xseg.cli.app import (
     report_faults,
     split_option,
     takes_option,
+    warn_unprepared,
 )
 
 
@@ -109,6 +110,7 @@ def read_options(direction: str, device: str | None, captions: Path | None = Non
     from egoexo_xseg.records import Direction
 
     check_device(device)
+    warn_unprepared(options["data"], options["split"], options["takes"])
     directions = tuple(Direction) if direction == "both" else (Direction(direction),)
     return AnalyzeOptions(directions=directions, device=device, captions=captions, **options)
 

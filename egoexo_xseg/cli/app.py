@@ -21,6 +21,9 @@ EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 EXISTING_PATH = click.Path(exists=True, path_type=Path)
+LISTED = 5
+"""Takes named in a warning."""
+
 DIRECTIONS = click.Choice(["ego2exo", "exo2ego"])
 
 
@@ -126,6 +129,20 @@ def report_faults(faults: Iterable[object], what: str, shown: int = 10) -> None:
         click.echo(f"  {printable(line)}", err=True)
     if len(lines) > shown:
         click.echo(f"  ... and {len(lines) - shown} more (-v lists them)", err=True)
+
+
+def warn_unprepared(data: Path, split: str | None, takes: Iterable[str] = ()) -> None:
+    """Say of which takes of a split nothing is read, since `data` lacks them; chosen takes are there, or an error."""
+    if split is None or takes or not data.is_dir():
+        return
+    from egoexo_xseg.data.annotations import open_annotations
+
+    found = open_annotations(data, split=split)
+    lacking = found.unprepared
+    if lacking:
+        more = f" and {len(lacking) - LISTED} more" if len(lacking) > LISTED else ""
+        count = f"{len(lacking)} of {len(found) + len(lacking)} takes of the split are not prepared"
+        click.echo(f"Warning: {count}: {', '.join(lacking[:LISTED])}{more}", err=True)
 
 
 def example(*lines: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -22,6 +22,7 @@ from egoexo_xseg.cli.app import (
     split_option,
     table,
     takes_option,
+    warn_unprepared,
     workers_option,
 )
 
@@ -114,6 +115,7 @@ def export(records: Path, data: Path, split: str, direction: str, captions: Path
     from egoexo_xseg.jobs.relator import export_records
     from egoexo_xseg.records import Direction
 
+    warn_unprepared(data, split)
     annotations = open_annotations(data, split=split)
     known = Captions.read(captions, annotations.take_uids) if captions else None
     summary = export_records(annotations, records, Direction(direction), split, known)
@@ -168,6 +170,7 @@ def caption(data: Path, out: Path, device: str | None, **options: Any) -> None:
     from egoexo_xseg.jobs.predict import check_device
 
     check_device(device)
+    warn_unprepared(data, options["split"], options["takes"])
     summary = run(CaptionOptions(data=data, out=out, device=device, **options))
     click.echo(
         f"{summary.path}: {summary.written} captions written ({summary.unnamed} name nothing), "

@@ -23,6 +23,7 @@ from egoexo_xseg.cli.app import (
     spread,
     table,
     takes_option,
+    warn_unprepared,
     workers_option,
 )
 
@@ -87,6 +88,8 @@ def train(
         raise click.UsageError("--val-split needs --val-data where there is no --data.")
     if data is None and (split or (captions and not validates)):
         raise click.UsageError(f"--{'split' if split else 'captions'} needs --data: drawn scenes have no takes.")
+    if data is not None:
+        warn_unprepared(data, split)
     held_out = HeldOut(where, val_split, captions, val_takes) if validates else None
     options = TrainOptions(init, out, config, data, split, captions, device, fsdp, held_out, tensorboard)
     click.echo(f"{run(options)}: trained")
@@ -141,6 +144,7 @@ def predict(direction: str, device: str | None, shard: tuple[int, int], **option
 
     shard, device = spread(shard, device)
     check_device(device)
+    warn_unprepared(options["data"], options["split"], options["takes"])
     way = None if direction == "both" else Direction(direction)
     summary = run(PredictOptions(direction=way, device=device, shard=shard, **options))
     click.echo(
@@ -183,6 +187,7 @@ def calibrate(predictions: Path, source: Path | None, **options: Any) -> None:
     from egoexo_xseg.jobs.calibrate import CalibrateOptions, recalibrate
     from egoexo_xseg.jobs.calibrate import calibrate as run
 
+    warn_unprepared(options["data"], options["split"])
     wanted = CalibrateOptions(predictions, **options)
     if source:
         click.echo(f"{wanted.out}: {recalibrate(wanted, source)} predictions with calibrated confidences")
