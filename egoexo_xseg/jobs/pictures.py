@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from egoexo_xseg.data.annotations import Take
 from egoexo_xseg.data.images import frame_path, import_cv2, read_image
 from egoexo_xseg.data.metrics import CONFIDENCE_THRESHOLD
+from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.errors import XsegError, printable
 from egoexo_xseg.jobs.palette import FAINT, INK, OBJECTS, PAPER, TRUTH
 from egoexo_xseg.masks import Rle, rle_area, rle_to_mask
@@ -61,8 +62,8 @@ def contact_sheet(records: Sequence[Shown], path: Path, width: int = 1600) -> Pa
     for image in drawn:
         sheet.paste(image, (0, top))
         top += image.height
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    with written_whole(path, "wb") as file:
+        sheet.save(file, "png")
     return path
 
 

@@ -177,7 +177,8 @@ class Predictor:
             own = [f"{fault}\n" for pair, fault in faults if pair.direction is direction]
             notes = path.with_suffix(".faults.txt")
             if own:
-                notes.write_text("".join(own), "utf-8")
+                with written_whole(notes) as file:
+                    file.writelines(own)
             with written_whole(path) as file:
                 file.writelines(lines[direction])
             if not own:
