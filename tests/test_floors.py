@@ -41,7 +41,7 @@ data.predictions data.scoring
 data.foreign
 data.moments
 data.dataset
-jobs.train_state jobs.visibility_fit jobs.manifest jobs.palette jobs.published
+jobs.train_state jobs.visibility_fit jobs.manifest jobs.palette jobs.published jobs.packages
 jobs.pictures jobs.charts
 jobs.reliability
 jobs.sample jobs.prepare jobs.predict jobs.calibrate jobs.pack jobs.validate jobs.evaluate jobs.show

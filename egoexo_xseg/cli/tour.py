@@ -9,6 +9,7 @@ import click
 
 from egoexo_xseg.cli.app import DIRECTIONS, EXISTING_FILE, FILE, FOLDER, cli, example, fail, split_option, table
 from egoexo_xseg.cli.scores import print_scores
+from egoexo_xseg.errors import printable
 
 
 @cli.command("try")
@@ -86,16 +87,20 @@ def doctor(data: Path | None, raw: Path | None, split: str | None, model: str | 
     Looks at the machine, how many records at a time fit into its memory, the packages, the models, recordings and
     prepared takes. Exits with 1 if something is missing.
     """
-    from egoexo_xseg.jobs.doctor import diagnose
+    from egoexo_xseg.jobs.packages import Diagnosis, check_packages
 
-    found = diagnose(data, split, raw, model)
+    found = Diagnosis(check_packages(), "pip install --upgrade egoexo-xseg   or what is named above, by itself")
+    if found.well:  # or not even the rest of the doctor could be imported
+        from egoexo_xseg.jobs.doctor import diagnose
+
+        found = diagnose(data, split, raw, model)
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=1))
     else:
         width = max(len(each.what) for each in found.findings)
         for each in found.findings:
             mark = {"fine": "  ", "note": "~ ", "fault": "! "}[each.state]
-            click.echo(f"{mark}{each.what:{width}}  {each.value}")
+            click.echo(f"{mark}{each.what:{width}}  {printable(each.value)}")
         click.echo(f"\nNext: {found.next}")
     if not found.well:
         fail("some checks failed: see the lines marked !")
