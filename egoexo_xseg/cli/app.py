@@ -25,6 +25,8 @@ LISTED = 5
 """Takes named in a warning."""
 
 DIRECTIONS = click.Choice(["ego2exo", "exo2ego"])
+DIRECTIONS_OR_BOTH = click.Choice(["ego2exo", "exo2ego", "both"])
+DTYPES = click.Choice(["float32", "float16", "bfloat16"])
 
 
 def _talk(_ctx: click.Context, _param: click.Parameter, verbose: bool) -> None:
@@ -41,7 +43,7 @@ VERBOSE = click.Option(
 )
 
 
-class Lane(click.Command):
+class VerboseCommand(click.Command):
     """A command that takes -v like the group does: people write it at either place."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -71,10 +73,10 @@ class Shard(click.ParamType):
         return index, count
 
 
-class Street(click.Group):
+class OneLineErrors(click.Group):
     """A group whose errors are one line on standard error and exit code 1."""
 
-    command_class = Lane
+    command_class = VerboseCommand
 
     def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
         if not standalone_mode:
@@ -180,6 +182,15 @@ def shard_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )
 
 
+def device_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")(command)
+
+
+def data_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The takes that a command cannot do without, for it looks at their frames."""
+    return click.option("--data", type=EXISTING_FOLDER, required=True, help="Prepared takes.")(command)
+
+
 def spread(shard: tuple[int, int], device: str | None) -> tuple[tuple[int, int], str | None]:
     """The part of a shard, and the GPU, of this process among those that torchrun started."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
@@ -220,7 +231,7 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) 
 
 
 @click.group(
-    cls=Street,
+    cls=OneLineErrors,
     params=[VERBOSE],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

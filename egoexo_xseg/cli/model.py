@@ -9,12 +9,16 @@ from typing import Any
 import click
 
 from egoexo_xseg.cli.app import (
+    DIRECTIONS_OR_BOTH,
+    DTYPES,
     EXISTING_FILE,
     EXISTING_FOLDER,
     EXISTING_PATH,
     FOLDER,
     captions_option,
     cli,
+    data_option,
+    device_option,
     example,
     fail,
     report_faults,
@@ -32,7 +36,7 @@ from egoexo_xseg.cli.app import (
 @click.option(
     "--stage", type=click.Choice(["1", "2", "all"]), help="1: the fusion; 2: all but the image tower (default)."
 )
-@click.option("--direction", type=click.Choice(["ego2exo", "exo2ego", "both"]), help="Default: both in one model.")
+@click.option("--direction", type=DIRECTIONS_OR_BOTH, help="Default: both in one model.")
 @click.option(
     "--init",
     metavar="PATH|HUB_ID",
@@ -98,11 +102,11 @@ def train(
 @cli.command()
 @click.option(
     "--direction",
-    type=click.Choice(["ego2exo", "exo2ego", "both"]),
+    type=DIRECTIONS_OR_BOTH,
     required=True,
     help="From the view with the query masks to the other; both share their work.",
 )
-@click.option("--data", type=EXISTING_FOLDER, required=True, help="Prepared takes.")
+@data_option
 @split_option
 @takes_option
 @click.option(
@@ -117,10 +121,10 @@ def train(
     metavar="SEED",
     help="Control: give each object another object's caption, by this seed.",
 )
-@click.option("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")
+@device_option
 @click.option(
     "--dtype",
-    type=click.Choice(["float32", "float16", "bfloat16"]),
+    type=DTYPES,
     help="Default: float16 on a GPU, else float32.",
 )
 @click.option(

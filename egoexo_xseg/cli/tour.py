@@ -7,7 +7,18 @@ from pathlib import Path
 
 import click
 
-from egoexo_xseg.cli.app import DIRECTIONS, EXISTING_FILE, FILE, FOLDER, cli, example, fail, split_option, table
+from egoexo_xseg.cli.app import (
+    DIRECTIONS,
+    EXISTING_FILE,
+    FILE,
+    FOLDER,
+    cli,
+    device_option,
+    example,
+    fail,
+    split_option,
+    table,
+)
 from egoexo_xseg.cli.scores import print_scores
 from egoexo_xseg.errors import printable
 
@@ -21,7 +32,7 @@ from egoexo_xseg.errors import printable
     "--direction", type=DIRECTIONS, default="ego2exo", show_default=True, help="From the query's view to the target's."
 )
 @click.option("--caption", "captions", multiple=True, metavar="NUMBER=WORDS", help="What an object is, in a few words.")
-@click.option("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")
+@device_option
 @click.option("--out", type=FILE, default="answer.png", show_default=True, help="Receives the picture of the answer.")
 @example(
     "xseg try query.jpg mask.png target.jpg --model weights/xseg-tiny",
