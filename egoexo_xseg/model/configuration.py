@@ -118,6 +118,8 @@ class CrossViewConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         _check_size("image_size", self.image_size, MAX_SIDE)
         _check_size("image_size / patch_size", -(-self.image_size // self.swin.patch_size), MAX_MAP)
+        if self.image_size <= 8 * self.swin.patch_size:  # or the coarsest map is one place, which has no variance
+            raise CheckpointError(f"image_size must be above {8 * self.swin.patch_size}", where="config.json")
         for name in ("pixel_mean", "pixel_std"):
             values = getattr(self, name)
             if len(values) != 3 or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in values):
