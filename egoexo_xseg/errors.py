@@ -15,7 +15,7 @@ class XsegError(Exception):
         line = f"{self.where}: {self.problem}" if self.where else self.problem
         if self.remedy:
             line = f"{line}{'' if line.endswith('.') else '.'} {self.remedy}"
-        return " ".join(line.split())
+        return printable(" ".join(line.split()))
 
     def __reduce__(self):
         # Exceptions cross process pools; the default would lose the keyword arguments.
@@ -48,3 +48,14 @@ class SubmissionError(XsegError):
 
 class CheckpointError(XsegError):
     """A model that cannot be found, read or matched with its configuration."""
+
+
+def printable(text: str) -> str:
+    """Strangers' words as they may reach a terminal: no sequence in them moves its cursor or changes its title."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+def is_out_of_memory(fault: BaseException) -> bool:
+    """Torch has a type for it, but on a CPU and in CUDA's libraries only words."""
+    words = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")
+    return isinstance(fault, MemoryError) or any(own in str(fault) for own in words)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import json
+import time
+import tracemalloc
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from egoexo_xseg.data.annotations import open_annotations
+from egoexo_xseg.data.annotations import Fault, open_annotations
 from egoexo_xseg.data.lzstring import compress
 from egoexo_xseg.errors import AnnotationError, XsegError
 from egoexo_xseg.masks import mask_to_rle
@@ -185,3 +187,46 @@ def test_a_raw_release_is_no_folder_of_prepared_takes(tmp_path):
     with pytest.raises(AnnotationError) as fault:
         open_annotations(tmp_path)
     assert "no prepared takes here. Of a raw release, name annotations/relations_*.json" in str(fault.value)
+
+
+def test_small_files_that_unpack_to_very_much_are_read_in_little_memory(tmp_path):
+    """20 masks of a million run lengths, the last a broken one: 40 kB of text that once took a gigabyte."""
+    value = relations()
+    noise = {"height": 4, "width": 6, "encodedMask": compress("1" * (1 << 20))}
+    value["annotations"][UID]["object_masks"]["red  cup _0 "]["cam01"]["annotation"] |= {
+        str(frame): noise for frame in range(90, 690, 30)
+    }
+    annotations = open_annotations(write(tmp_path, value))
+    tracemalloc.start()
+    (take,) = annotations
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert take.masks["red  cup _0 "]["cam01"] == {0: MASK, 30: MASK} and len(annotations.faults) == 20
+    assert peak < 150e6
+
+
+def test_a_take_may_unpack_so_much_and_no_more(tmp_path, monkeypatch):
+    monkeypatch.setattr("egoexo_xseg.data.annotations.MOST", len(MASK.counts) + 2)
+    annotations = open_annotations(write(tmp_path, relations()))
+    (take,) = annotations
+    assert take.masks["red  cup _0 "]["cam01"] == {0: MASK}
+    assert [fault.problem for fault in annotations.faults] == [
+        f"the masks of its take have more than {len(MASK.counts) + 2} characters"
+    ]
+    assert take.lost_frames["red  cup _0 "]["cam01"] == (30,)
+
+
+def test_a_track_is_settled_in_parts(tmp_path, monkeypatch):
+    whole = next(iter(open_annotations(write(tmp_path, relations()))))
+    monkeypatch.setattr("egoexo_xseg.data.annotations.HELD", 1)
+    monkeypatch.setattr("egoexo_xseg.masks.TOGETHER", 1)
+    assert next(iter(open_annotations(write(tmp_path, relations())))) == whole
+
+
+def test_noting_many_faults_takes_no_time_to_speak_of(tmp_path):
+    annotations = open_annotations(write(tmp_path, relations()))
+    faults = [Fault("broken", UID, frame=str(frame)) for frame in range(20_000)]
+    before = time.perf_counter()
+    annotations.note(faults)
+    annotations.note(faults)
+    assert annotations.faults == faults and time.perf_counter() - before < 5  # compared one by one: minutes

@@ -251,7 +251,9 @@ def test_a_batch_that_is_too_large_is_tried_in_parts(options, monkeypatch):
     monkeypatch.setattr(FakeCaptioner, "describe", narrow)
     other = replace(options, out=options.out.with_name("narrow.jsonl"))
     assert not caption(other).faults and other.out.read_bytes() == options.out.read_bytes()
-    monkeypatch.setattr(FakeCaptioner, "describe", lambda *_: (_ for _ in ()).throw(MemoryError()))
+    # As torch says it on a CPU.
+    fault = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+    monkeypatch.setattr(FakeCaptioner, "describe", lambda *_: (_ for _ in ()).throw(fault))
     summary = caption(replace(options, out=options.out.with_name("none.jsonl"), takes=("take-a",)))
     assert summary.faults[0] == f"take take-a, object 'red cup _0', {EGO}, frame 0: out of memory on cpu"
     assert len(summary.faults) == 8

@@ -7,22 +7,26 @@ import json
 import logging
 import os
 import pickle
+import random
 import shutil
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from egoexo_xseg.errors import CheckpointError
+from egoexo_xseg.api import CrossViewSegmenter
+from egoexo_xseg.errors import CheckpointError, XsegError
 from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint, new_checkpoint, save_checkpoint
 from egoexo_xseg.model.configuration import CrossViewConfig
 from egoexo_xseg.model.folders import whole_folder
 from egoexo_xseg.model.released import to_released
 from egoexo_xseg.model.segmenter import CrossViewModel
+from egoexo_xseg.model.weight_files import DTYPES
 
 CONFIG = CrossViewConfig.tiny()
 HEADS = CONFIG.language.num_attention_heads
@@ -84,9 +88,18 @@ def test_load_in_another_precision(saved):
 
 def test_saving_replaces_a_checkpoint_but_nothing_else(saved, folder, tmp_path):
     segmenter, prompts = load_checkpoint(saved)
-    (folder / "stale.safetensors").write_bytes(b"")
-    save_checkpoint(segmenter, prompts, folder)
-    assert not (folder / "stale.safetensors").exists()
+    beside = tmp_path / "train.json"
+    for path in (folder / "model-00001-of-00002.safetensors", folder / "calibration.json", beside):
+        path.write_bytes(b"")
+    (folder / "README.md").write_text("my own words")
+    (folder / "notes").mkdir()
+    (folder / "notes" / "monday.txt").write_text("lab book")
+    save_checkpoint(segmenter, prompts, folder, beside=[beside])
+    # The calibration was of other weights; pages and notes are somebody's work.
+    names = ["README.md", "config.json", "model.safetensors", "notes", "tokenizer.json", "train.json"]
+    assert sorted(path.name for path in folder.iterdir()) == names
+    assert (folder / "README.md").read_text() == "my own words"
+    assert (folder / "notes" / "monday.txt").read_text() == "lab book"
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.jpg").write_bytes(b"")
     with pytest.raises(CheckpointError) as fault:
@@ -222,7 +235,7 @@ VALUES = st.sampled_from([None, True, -1, 0, 1, 7, 2.5, 1 << 40, "", "gelu", [],
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_configuration_with_any_value_changed_loads_or_is_refused(saved, data):
-    """A change that leaves all shapes alone may load; nothing but one line may come of the others."""
+    """A change that leaves all shapes alone may load, and then answers; nothing but one line may come of the others."""
     values = json.loads((saved / "config.json").read_text())
     part = data.draw(st.sampled_from(["swin", "projector", "decoder", "language", None]))
     changed = values if part is None else values[part]
@@ -233,8 +246,86 @@ def test_a_configuration_with_any_value_changed_loads_or_is_refused(saved, data)
         for file in ("model.safetensors", "tokenizer.json"):
             (folder / file).symlink_to(saved / file)
         (folder / "config.json").write_text(json.dumps(values))
-        with contextlib.suppress(CheckpointError):
+        with contextlib.suppress(XsegError):
+            answer(folder)
+
+
+def answer(folder):
+    """The objects of a small picture in itself."""
+    image = np.zeros((20, 30, 3), np.uint8)
+    mask = np.zeros((1, 20, 30), bool)
+    mask[:, 5:15, 5:15] = True
+    return CrossViewSegmenter.from_pretrained(folder, device="cpu").segment(image, mask, image)
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"num_key_value_heads": 3}, "language's num_attention_heads must divide its hidden_size, and "),
+        ({"num_key_value_heads": 8}, "language's num_attention_heads must divide its hidden_size, and "),
+        ({"num_attention_heads": 3}, "language's num_attention_heads must divide its hidden_size, and "),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.35}},
+         "language's partial_rotary_factor must turn an even number of a head's 16 channels"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.01}},
+         "language's partial_rotary_factor must turn an even number of a head's 16 channels"),
+    ],
+)  # fmt: skip
+def test_a_configuration_that_could_not_answer_is_refused(folder, changes, line):
+    values = json.loads((folder / "config.json").read_text())
+    values["language"] |= changes
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(CheckpointError) as fault:
+        load_checkpoint(folder)
+    assert str(fault.value).startswith(f"config.json: {line}")
+
+
+def test_changes_are_checked_like_the_configuration_itself(saved):
+    segmenter, _ = load_checkpoint(saved, changes={"fusion": "per_object"})
+    assert segmenter.config.fusion == "per_object"
+    with pytest.raises(CheckpointError, match="region_levels must be numbers from 0 to 3"):
+        load_checkpoint(saved, changes={"region_levels": [7]})
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float8_e4m3fn, torch.bool])
+def test_weights_that_are_codes_are_refused(folder, dtype):
+    weights = load_file(folder / "model.safetensors")
+    weights["mask_tokens"] = torch.zeros(weights["mask_tokens"].shape).to(dtype)
+    name = next(name for name in weights if name.endswith("num_batches_tracked"))
+    weights[name] = weights[name].to(torch.int32)
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(CheckpointError) as fault:
+        load_checkpoint(folder)
+    kind = str(dtype).removeprefix("torch.")
+    assert str(fault.value) == f"{folder}: the weights do not fit the model; wrong type: mask_tokens ({kind})"
+
+
+def test_weights_of_any_floating_type_are_taken(folder, saved):
+    weights = load_file(folder / "model.safetensors")
+    save_file({**weights, "mask_tokens": weights["mask_tokens"].double()}, folder / "model.safetensors")
+    assert same_weights(load_checkpoint(folder)[0], load_checkpoint(saved)[0])
+
+
+def test_a_type_that_nobody_knows_is_no_float32(folder, monkeypatch):
+    monkeypatch.delitem(DTYPES, "F32")
+    with pytest.raises(CheckpointError, match=r"model.safetensors: '\S+' has a type that is not known \(F32\)$"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damaged_pickles_are_one_line(folder, saved, tmp_path, zipped):
+    """One of 300 single bytes in a zip file, or of the older form, is another; what still loads does so in silence."""
+    weights = {"mask_tokens": torch.zeros(2, 3), "fusion.k": torch.tensor(0.5)}
+    torch.save(weights, tmp_path / "small.bin", _use_new_zipfile_serialization=zipped)
+    content = (tmp_path / "small.bin").read_bytes()
+    (folder / "model.safetensors").unlink()
+    rng = random.Random(0)
+    for _ in range(300):
+        damaged = bytearray(content)
+        damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        (folder / "pytorch_model.bin").write_bytes(damaged)
+        with pytest.raises(CheckpointError) as fault:  # if only for the weights that are missing
             load_checkpoint(folder)
+        assert "\n" not in str(fault.value)
 
 
 def test_a_tokenizer_larger_than_the_model(folder):
@@ -253,16 +344,14 @@ def test_no_weights_at_all(tmp_path):
 
 
 def test_what_is_nobodys_checkpoint_is_never_replaced(saved, folder, tmp_path):
-    """A project, or a model of another kind, may have a config.json; a checkpoint of ours may have got a subfolder."""
+    """A project, or a model of another kind, may have a config.json."""
     segmenter, prompts = load_checkpoint(saved)
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text('{"model_type": "bert"}')
-    (folder / "notes").mkdir()
-    for place in (other, folder):
-        with pytest.raises(CheckpointError, match="not a checkpoint folder"):
-            save_checkpoint(segmenter, prompts, place)
-    assert (folder / "notes").is_dir() and (other / "config.json").exists()
+    with pytest.raises(CheckpointError, match="not a checkpoint folder"):
+        save_checkpoint(segmenter, prompts, other)
+    assert (other / "config.json").exists()
 
 
 def test_a_folder_that_could_not_be_replaced_is_there_as_it_was(folder, monkeypatch):

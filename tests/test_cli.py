@@ -14,9 +14,9 @@ import pytest
 from click.shell_completion import BashComplete
 from click.testing import CliRunner
 
-from egoexo_xseg import __version__
+from egoexo_xseg import __version__, progress
 from egoexo_xseg.cli import cli
-from egoexo_xseg.cli.app import report_faults, spread
+from egoexo_xseg.cli.app import report_faults, spread, table
 from egoexo_xseg.data.submission import written_whole
 
 COMMANDS = {
@@ -122,7 +122,8 @@ def test_exit_codes(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("fault", "line"),
     [
-        (MemoryError(), "Out of memory."),
+        (MemoryError(), "Out of memory. Try a smaller --batch-size, or --device cpu."),
+        (RuntimeError("CUDA out of memory. Tried"), "Out of memory. Try a smaller --batch-size, or --device cpu."),
         (OSError(28, "No space left on device", "/there/scores.json"), "/there/scores.json: No space left on device"),
         (OSError("read-only"), "read-only"),
     ],
@@ -257,3 +258,83 @@ def test_long_lists_of_faults_are_whole_under_verbose(capsys, caplog):
     caplog.set_level(logging.INFO, logger="egoexo_xseg")
     report_faults(faults, "things are wrong")
     assert capsys.readouterr().err.splitlines() == ["12 things are wrong:", *(f"  {own}" for own in faults)]
+
+
+def test_names_that_would_steer_the_terminal_are_shown_without(capsys):
+    report_faults(["object 'cup\x1b[2J'"], "things are wrong")
+    table("Objects \x1b[1m", ("na\x07me",), [("cup\x1b]0;title",)])
+    shown = capsys.readouterr()
+    assert "\x1b" not in shown.out + shown.err and "\x07" not in shown.out
+    assert "object 'cup?[2J'" in shown.err and "cup?]0;title" in shown.out
+    assert error("weights", "inspect", "a\x1bb").startswith("a?b: ")
+
+
+@pytest.mark.parametrize("shard", ["9/8", "0/8", "1/8/8", "a/8", "1", "9" * 5000 + "/" + "9" * 5000])
+def test_a_shard_that_is_none(tmp_path, shard):
+    line = error("predict", "--direction", "ego2exo", "--data", tmp_path, "--shard", shard)
+    assert line.startswith("Invalid value for '--shard': ") and "is not a shard: the second of eight is 2/8" in line
+    assert len(line) < 200
+
+
+def test_devices_are_written_to_and_stay_devices(tmp_path):
+    """As `--json /dev/null` by somebody who may replace it, or a pipe."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with written_whole(pipe) as file:
+        file.write("scores")
+    assert os.read(reader, 100) == b"scores" and pipe.is_fifo()
+    os.close(reader)
+    with written_whole(Path("/dev/null")) as file:
+        file.write("scores")
+    assert Path("/dev/null").is_char_device() and [path.name for path in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_two_equal_commands_do_not_write_into_one_file(tmp_path):
+    path = tmp_path / "scores.json"
+    with written_whole(path) as first, written_whole(path) as second:
+        first.write("first, and longer")
+        second.write("second")
+    assert path.read_text() == "first, and longer"  # that ended last
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]
+
+
+def test_a_bar_within_a_bar_is_not_drawn(monkeypatch):
+    """As a validation within training has it."""
+    drawn = []
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(
+        "rich.progress.Progress.track", lambda _, items, total, description: drawn.append(description) or items
+    )
+    for _ in progress.track([1, 2], "Training"):
+        assert list(progress.track([3], "Predicting")) == [3]
+    assert list(progress.track([4], "Afterwards")) == [4]
+    assert drawn == ["Training", "Afterwards"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("evaluate", "{pred}", "--annotations", "{data}"),
+        ("report", "{pred}", "--annotations", "{data}", "--out", "{out}"),
+        ("compare", "{pred}", "{pred}", "--annotations", "{data}"),
+        ("show", "{pred}", "--data", "{data}", "--out", "{out}"),
+        ("calibrate", "{pred}", "--data", "{data}", "--out", "{out}"),
+        ("export", "{out}/records.json", "--data", "{data}", "--direction", "ego2exo"),
+        ("caption", "--data", "{data}", "--model", "{none}", "--out", "{out}/captions.jsonl"),
+        ("predict", "--direction", "ego2exo", "--data", "{data}", "--model", "{none}", "--out", "{out}"),
+        ("train", "--data", "{data}", "--init", "{none}", "--out", "{out}"),
+        ("analyze", "alignment", "--data", "{data}", "--model", "{none}", "--out", "{out}"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_takes_of_a_split_that_are_not_prepared_are_named(data, tmp_path, command):
+    """Whatever comes of the command: here most have nothing to work on."""
+    (data / "split.json").write_text('{"val": ["take-a", "take-c", "take-b"]}')
+    (tmp_path / "pred" / "ego2exo").mkdir(parents=True)
+    names = {name: tmp_path / name for name in ("pred", "out", "none")} | {"data": data}
+    words = [word.format(**names) for word in command]
+    line = "Warning: 1 of 3 takes of the split are not prepared: take-c"
+    assert run(*words, "--split", "val").stderr.splitlines()[0] == line
+    (data / "split.json").write_text('{"val": ["take-a", "take-b"]}')
+    assert "not prepared" not in run(*words, "--split", "val").stderr

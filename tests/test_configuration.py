@@ -82,6 +82,7 @@ def test_released_configuration_gives_the_language_model_and_nothing_else():
         (lambda: DecoderShape(num_layers=0), "decoder's num_layers must be a whole number within 1 and 512"),
         (lambda: DecoderShape(hidden_dim=48), "decoder's hidden_dim must divide by its heads and by 32"),
         (lambda: CrossViewConfig(image_size=0), "image_size must be a whole number within 1 and 4096"),
+        (lambda: CrossViewConfig(image_size=32), "image_size must be above 32"),
         (lambda: CrossViewConfig(pixel_std=(1.0, 0.0, 1.0)), "pixel_std must be above 0"),
         (lambda: CrossViewConfig(pixel_mean=(1.0, 0.0)), "pixel_mean must be three numbers"),
         (lambda: CrossViewConfig(pad_value=256), "pad_value must be within 0 and 255"),

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from test_cli import run
 
 from egoexo_xseg.jobs import doctor
 from egoexo_xseg.jobs.doctor import FULL_SIZE, MOST_RECORDS, SPARE, FreeMemory, diagnose, record_numbers, suggest_batch
+from egoexo_xseg.jobs.packages import Finding, check_packages
 from egoexo_xseg.model.configuration import CrossViewConfig
 
 
@@ -64,7 +68,7 @@ def without(monkeypatch):
                 raise importlib.metadata.PackageNotFoundError(name)
             return real(name)
 
-        monkeypatch.setattr(doctor.importlib.metadata, "version", version)
+        monkeypatch.setattr(importlib.metadata, "version", version)
 
     return forget
 
@@ -74,6 +78,27 @@ def test_a_missing_package_is_named(without):
     found = diagnose()
     assert finding(found, "missing packages").value == "scipy: pip install scipy"
     assert "numpy" in finding(found, "packages").value and not found.well
+
+
+def test_a_package_that_keeps_the_rest_from_starting_is_named():
+    code = (
+        "import sys\nsys.modules['pycocotools'] = None\n"  # as if it were not there
+        "from egoexo_xseg.cli import cli\nsys.argv = ['xseg', 'doctor']\ncli()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and done.stderr == "Error: some checks failed: see the lines marked !\n"
+    assert "! broken package  pycocotools: import of pycocotools halted" in done.stdout
+    assert "Next: pip install" in done.stdout
+
+
+def test_an_xseg_that_is_not_installed_knows_its_needs_all_the_same(monkeypatch):
+    def requires(name):
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", requires)
+    assert {"torch", "pillow", "scipy"} <= {each.split()[0] for each in check_packages()[0].value.split(", ")}
+    monkeypatch.setattr(Path, "is_file", lambda _: False)
+    assert check_packages() == [Finding("packages", "xseg is not installed, and does not say what it needs")]
 
 
 def test_opencv_may_have_come_under_another_name(without):

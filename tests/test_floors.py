@@ -9,7 +9,8 @@ PACKAGE = Path(__file__).parents[1] / "egoexo_xseg"
 
 # From the ground up. A file imports only from rows above its own in this list (below it in the house).
 FLOORS = """
-errors progress
+errors
+progress
 parallel
 config
 masks
@@ -22,7 +23,7 @@ world.render
 world.scene
 world.draws
 world.recording
-model.configuration model.prompts model.positions model.released model.folders
+model.configuration model.prompts model.positions model.released model.folders model.weight_files
 model.inputs model.swin model.projector
 model.conditions model.assignment model.pixel_decoder model.mask_decoder
 model.segmenter model.losses
@@ -32,7 +33,7 @@ model.checkpoint
 model.hub
 model.store
 model.captioner
-data.lzstring data.images data.phrases
+data.lzstring data.images data.phrases data.sources
 data.annotations data.metrics data.logistic data.videos
 data.captions
 data.pairs data.parts data.relator data.shards data.submission data.visibility
@@ -40,7 +41,7 @@ data.predictions data.scoring
 data.foreign
 data.moments
 data.dataset
-jobs.train_state jobs.visibility_fit jobs.manifest jobs.palette jobs.published
+jobs.train_state jobs.visibility_fit jobs.manifest jobs.palette jobs.published jobs.packages
 jobs.pictures jobs.charts
 jobs.reliability
 jobs.sample jobs.prepare jobs.predict jobs.calibrate jobs.pack jobs.validate jobs.evaluate jobs.show

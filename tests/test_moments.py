@@ -13,6 +13,8 @@ from egoexo_xseg.data.annotations import open_annotations
 from egoexo_xseg.data.moments import DrawnMoments, PreparedMoments
 from egoexo_xseg.errors import AnnotationError
 from egoexo_xseg.masks import mask_to_rle
+from egoexo_xseg.world.draws import draw_pairs, world_seed
+from egoexo_xseg.world.scene import make_scene
 
 
 def prepared(data, tmp_path, **settings) -> PreparedMoments:
@@ -78,6 +80,13 @@ def test_a_split_without_objects_is_refused(tmp_path):
         prepared(tmp_path / "data", tmp_path)
 
 
+def test_an_index_that_could_not_be_written_leaves_nothing(data, tmp_path):
+    (data / "take-b" / "annotation.json").write_text("{")
+    with pytest.raises(AnnotationError, match="not readable as JSON"):
+        prepared(data, tmp_path / "run")
+    assert not list((tmp_path / "run").iterdir())
+
+
 @pytest.fixture
 def few(monkeypatch):
     """Two scenes at two times."""
@@ -112,3 +121,21 @@ def test_drawn_moments_are_a_function_of_position_and_seed(few):
     other = DrawnMoments(TrainConfig(seed=1), 32, 1).read(5)
     assert np.array_equal(first.query_image, again.query_image)
     assert not np.array_equal(first.query_image, other.query_image)
+
+
+def test_drawn_moments_are_kept_without_masks_which_are_those_of_the_scene(few):
+    moments = DrawnMoments(TrainConfig(), 32, 1, showings=2)
+    moment = moments.read(3)
+    kept = sum(
+        array.nbytes for own in moments._drawn.values() for each in own for array in (*each.images, *each.labels)
+    )
+    assert kept == sum(4 * image.nbytes // 3 * 4 for image in (moment.query_image, moment.target_image))
+    rng = np.random.default_rng(world_seed("train", 0, 0, 0))
+    scene = make_scene(world_seed("train scene", 0, 0), exo_cameras=2)
+    pair = draw_pairs(scene, float(rng.uniform(0, scene.duration)), 32)[1]
+    seen = [label for label in np.unique(pair.exo_instances) if label]
+    assert len(moment) == len(seen) > 0
+    assert moment.captions == tuple(pair.things[label - 1].caption for label in seen)
+    for label, query, target in zip(seen, moment.query_masks, moment.target_masks, strict=True):
+        assert np.array_equal(query, pair.exo_instances == label)
+        assert np.array_equal(target, pair.ego_instances == label)

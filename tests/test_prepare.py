@@ -245,3 +245,44 @@ def test_killed_in_the_middle_and_started_again(tmp_path):
     assert list((tmp_path / "data").glob(".uid*.partial"))
     prepare(tmp_path / "raw", tmp_path / "data", workers=1)
     assert contents(tmp_path / "data") == contents(tmp_path / "calm")
+
+
+def test_a_name_that_nobody_knows_is_refused_before_anything_is_done(tmp_path):
+    uids = write_raw(tmp_path / "raw", takes=2)
+    with pytest.raises(AnnotationError, match="annotations: no take 'take_9' here"):
+        prepare(tmp_path / "raw", tmp_path / "data", takes=[uids[0], "take_9"], workers=1)
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "cam01/30.txt", "cam01/more/30.jpg", "30.jpg"])
+def test_a_folder_that_holds_something_else_is_never_deleted(tmp_path, name):
+    (uid,) = write_raw(tmp_path / "raw")
+    place = tmp_path / "data" / uid / name
+    place.parent.mkdir(parents=True)
+    place.write_text("years of work")
+    with pytest.raises(AnnotationError) as fault:
+        prepare(tmp_path / "raw", tmp_path / "data", workers=1)
+    remedy = "Choose another folder as DATA"
+    assert str(fault.value) == f"{tmp_path / 'data' / uid}: something else is in the way. {remedy}"
+    assert place.read_text() == "years of work" and not (tmp_path / "data" / "split.json").exists()
+
+
+def test_frames_that_another_program_left_are_replaced(tmp_path):
+    (uid,) = write_raw(tmp_path / "raw")
+    frame = tmp_path / "data" / uid / "cam99" / "30.jpg"
+    frame.parent.mkdir(parents=True)
+    frame.write_bytes(b"half a fra")
+    assert prepare(tmp_path / "raw", tmp_path / "data", workers=1).prepared == 1
+    assert not frame.exists()
+
+
+def test_what_fails_leaves_nothing_half_written(tmp_path, monkeypatch):
+    write_raw(tmp_path / "raw")
+
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("egoexo_xseg.jobs.prepare.take_to_json", refuse)  # after the frames
+    with pytest.raises(OSError, match="No space left"):
+        prepare(tmp_path / "raw", tmp_path / "data", workers=1)
+    assert [path.name for path in (tmp_path / "data").iterdir()] == ["split.json"]

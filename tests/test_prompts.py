@@ -79,6 +79,11 @@ def test_a_caption_cannot_speak_in_special_tokens(builder):
     assert prompt.num_objects == 1
 
 
+def test_captions_that_are_no_text_are_read_as_far_as_they_go(builder):
+    """An argument of other bytes than UTF-8 comes with lone surrogates."""
+    assert builder.build(["a \udcffcup"]) == builder.build(["a ?cup"])
+
+
 def test_refused_prompts(builder):
     with pytest.raises(XsegError, match=r"^a record needs at least one object$"):
         builder.build([])

@@ -13,7 +13,8 @@ from test_checkpoint import folder, released, saved  # noqa: F401 - fixtures
 from test_cli import error, run
 
 from egoexo_xseg import CrossViewSegmenter
-from egoexo_xseg.jobs.card import make_card
+from egoexo_xseg.errors import SubmissionError
+from egoexo_xseg.jobs.card import make_card, read_scores
 from egoexo_xseg.jobs.weights import inspect
 from egoexo_xseg.model.checkpoint import checkpoint_hash
 from egoexo_xseg.model.store import fetch_model
@@ -223,3 +224,11 @@ def test_others_names_are_converted_first(hub, released):  # noqa: F811
     remedy = "Run xseg weights convert, and push what it writes"
     assert error("weights", "push", released, NAME) == f"{released}: {problem}. {remedy}"
     assert not hub.asked
+
+
+@pytest.mark.parametrize("value", ["1" + "0" * 400, "1e400", "NaN", "true", '"0.5"'])
+def test_scores_that_no_evaluation_writes_are_refused(tmp_path, value):
+    named = ", ".join(f'"{name}": {value}' for name in SCORES["ego2exo"])
+    (tmp_path / "scores.json").write_text(f'{{"ego2exo": {{{named}}}}}')
+    with pytest.raises(SubmissionError, match="not the scores that xseg evaluate --json writes"):
+        read_scores(tmp_path / "scores.json")

@@ -225,3 +225,13 @@ def test_easy_scenes_are_drawn_again(tmp_path, monkeypatch):
     monkeypatch.setattr(sample, "ATTEMPTS", 9)
     assert sample._draw_take(sample._Order(tmp_path, 7, "val", 0, False)).figures is hard
     assert len(set(seeds)) == 5
+
+
+def test_what_fails_leaves_nothing_half_written(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("egoexo_xseg.jobs.sample._write_video", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        write_sample(tmp_path / "raw", seed=7, takes=1, split="val", workers=1)
+    assert not [path for path in (tmp_path / "raw").rglob("*") if not path.is_dir() or path.name.startswith(".")]

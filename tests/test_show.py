@@ -169,3 +169,16 @@ def test_nothing_to_draw(predictions, annotations, tmp_path):
     assert not (tmp_path / "out").exists()
     with pytest.raises(PredictionError, match="no predictions here"):
         Answerer(tmp_path)
+
+
+def test_pictures_are_whole_or_not_there(predictions, annotations, tmp_path, monkeypatch):
+    def refuse(self, file, *_):
+        file.write(b"half a pict")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", refuse)
+    records = all_shown(predictions, annotations)[:1]
+    for draw in (lambda: show(records, tmp_path / "out"), lambda: contact_sheet(records, tmp_path / "out" / "a.png")):
+        with pytest.raises(OSError, match="No space left"):
+            draw()
+        assert not list((tmp_path / "out").iterdir())

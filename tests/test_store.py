@@ -17,7 +17,7 @@ from test_cli import error
 
 from egoexo_xseg.errors import CheckpointError
 from egoexo_xseg.jobs.weights import inspect
-from egoexo_xseg.model.checkpoint import load_checkpoint
+from egoexo_xseg.model.checkpoint import load_checkpoint, read_headers
 from egoexo_xseg.model.hub import cache_home, find_cached, resolve_model
 from egoexo_xseg.model.store import fetch_model, find_translations, read_origin
 
@@ -53,6 +53,21 @@ def test_translated_once_and_read_without_network_afterwards(hub, saved, tmp_pat
     assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16, torch.int64} and not hub.asked
     assert fetch_model(NAME, newest=True) == first and hub.asked
     assert not [path for path in first.parent.iterdir() if path.name.startswith(".")]
+
+
+def test_what_is_translated_is_not_looked_at_again(hub, monkeypatch):
+    """Even the names of pickled weights cost reading all of them."""
+    looks = []
+
+    def counted(place):
+        looks.append(place)
+        return read_headers(place)
+
+    monkeypatch.setattr("egoexo_xseg.model.store.read_headers", counted)
+    monkeypatch.setattr("egoexo_xseg.model.checkpoint.read_headers", counted)
+    first = fetch_model(NAME)
+    assert len(looks) == 1
+    assert fetch_model(NAME) == first and len(looks) == 1
 
 
 def test_files_that_nobody_wants_are_not_missed_afterwards(hub, released, tmp_path, monkeypatch):  # noqa: F811

@@ -72,6 +72,20 @@ def test_a_killed_run_goes_on_with_the_same_losses(options, tmp_path, monkeypatc
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+@pytest.mark.parametrize("line", ["{", '{"step": "two"}', "[]", "null", "\x00"])
+def test_figures_that_were_damaged_are_named(tmp_path, line):
+    for name in ("log", "validation"):
+        path = tmp_path / f"{name}.jsonl"
+        path.write_text(f'{{"step": 1}}\n{line}\n{{"step": 2, "lo')
+        with pytest.raises(XsegError) as fault:
+            train_log.Log(tmp_path, 2, Processes(0, 1, torch.device("cpu")), tensorboard=False)
+        remedy = "Delete that line, or move the file away"
+        assert str(fault.value) == f"{path}, line 2: not a line of a training's figures. {remedy}"
+        path.write_text('{"step": 1}\n{"step": 2, "lo')
+    told = train_log.Log(tmp_path, 2, Processes(0, 1, torch.device("cpu")), tensorboard=False)
+    assert told.tells("log", 1) and not told.tells("log", 2)
+
+
 def test_only_the_last_states_stay(options):
     train(replace(options, config=replace(options.config, keep_every=1, keep_last=2)))
     assert sorted(path.name for path in options.out.glob("state-*")) == ["state-3.pt", "state-4.pt"]

@@ -9,16 +9,19 @@ from typing import Any
 import click
 
 from egoexo_xseg.cli.app import (
-    EXISTING_FOLDER,
+    DIRECTIONS_OR_BOTH,
     FOLDER,
-    Street,
+    OneLineErrors,
     captions_option,
     cli,
+    data_option,
+    device_option,
     example,
     fail,
     report_faults,
     split_option,
     takes_option,
+    warn_unprepared,
 )
 
 
@@ -26,16 +29,16 @@ def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """What every analysis is told."""
     options = (
         click.option(
-            "--direction", type=click.Choice(["ego2exo", "exo2ego", "both"]), default="both", show_default=True,
+            "--direction", type=DIRECTIONS_OR_BOTH, default="both", show_default=True,
             help="From the view with the query masks to the other.",
         ),
-        click.option("--data", type=EXISTING_FOLDER, required=True, help="Prepared takes."),
+        data_option,
         split_option,
         takes_option,
         click.option(
             "--model", metavar="PATH|HUB_ID", help="A checkpoint (default: each direction's own released one)."
         ),
-        click.option("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one)."),
+        device_option,
         click.option(
             "--batch-size", type=click.IntRange(1), default=4, show_default=True, help="Camera pairs at a time."
         ),
@@ -46,7 +49,7 @@ def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@cli.group(cls=Street)
+@cli.group(cls=OneLineErrors)
 def analyze() -> None:
     """Look into a model: what text, alignment and fusion do.
 
@@ -109,6 +112,7 @@ def read_options(direction: str, device: str | None, captions: Path | None = Non
     from egoexo_xseg.records import Direction
 
     check_device(device)
+    warn_unprepared(options["data"], options["split"], options["takes"])
     directions = tuple(Direction) if direction == "both" else (Direction(direction),)
     return AnalyzeOptions(directions=directions, device=device, captions=captions, **options)
 

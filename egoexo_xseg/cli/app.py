@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import click
 
 from egoexo_xseg import __version__
-from egoexo_xseg.errors import XsegError
+from egoexo_xseg.errors import XsegError, is_out_of_memory, printable
 from egoexo_xseg.progress import details_are_shown, show_details
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
@@ -20,7 +21,12 @@ EXISTING_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 FILE = click.Path(dir_okay=False, path_type=Path)
 EXISTING_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 EXISTING_PATH = click.Path(exists=True, path_type=Path)
+LISTED = 5
+"""Takes named in a warning."""
+
 DIRECTIONS = click.Choice(["ego2exo", "exo2ego"])
+DIRECTIONS_OR_BOTH = click.Choice(["ego2exo", "exo2ego", "both"])
+DTYPES = click.Choice(["float32", "float16", "bfloat16"])
 
 
 def _talk(_ctx: click.Context, _param: click.Parameter, verbose: bool) -> None:
@@ -37,7 +43,7 @@ VERBOSE = click.Option(
 )
 
 
-class Lane(click.Command):
+class VerboseCommand(click.Command):
     """A command that takes -v like the group does: people write it at either place."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -60,16 +66,17 @@ class Shard(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         if isinstance(value, tuple):
             return value
-        index, _, count = value.partition("/")
-        if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
-            self.fail(f"{value!r} is not a shard: the second of eight is 2/8", param, ctx)
-        return int(index), int(count)
+        found = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", value)
+        index, count = map(int, found.groups()) if found else (0, 0)
+        if not 1 <= index <= count:
+            self.fail(f"{value[:40]!r} is not a shard: the second of eight is 2/8", param, ctx)
+        return index, count
 
 
-class Street(click.Group):
+class OneLineErrors(click.Group):
     """A group whose errors are one line on standard error and exit code 1."""
 
-    command_class = Lane
+    command_class = VerboseCommand
 
     def main(self, *args: Any, standalone_mode: bool = True, **kwargs: Any) -> Any:
         if not standalone_mode:
@@ -93,8 +100,10 @@ class Street(click.Group):
             fail(fault.format_message())
         except (click.Abort, KeyboardInterrupt):
             fail("Interrupted. Nothing is half-written; long commands continue when run again.", code=130)
-        except MemoryError:
-            fail("Out of memory.")
+        except (RuntimeError, MemoryError) as fault:
+            if not is_out_of_memory(fault):
+                raise
+            fail("Out of memory. Try a smaller --batch-size, or --device cpu.")
         except BrokenPipeError:  # the reader, a pager or head, has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(1)
@@ -107,7 +116,7 @@ class Street(click.Group):
 
 
 def fail(line: str, code: int = 1) -> None:
-    click.echo(f"Error: {' '.join(line.split())}", err=True)
+    click.echo(f"Error: {printable(' '.join(line.split()))}", err=True)
     sys.exit(code)
 
 
@@ -119,9 +128,23 @@ def report_faults(faults: Iterable[object], what: str, shown: int = 10) -> None:
     if lines:
         click.echo(f"{len(lines)} {what}:", err=True)
     for line in lines[:shown]:
-        click.echo(f"  {line}", err=True)
+        click.echo(f"  {printable(line)}", err=True)
     if len(lines) > shown:
         click.echo(f"  ... and {len(lines) - shown} more (-v lists them)", err=True)
+
+
+def warn_unprepared(data: Path, split: str | None, takes: Iterable[str] = ()) -> None:
+    """Say of which takes of a split nothing is read, since `data` lacks them; chosen takes are there, or an error."""
+    if split is None or takes or not data.is_dir():
+        return
+    from egoexo_xseg.data.annotations import open_annotations
+
+    found = open_annotations(data, split=split)
+    lacking = found.unprepared
+    if lacking:
+        more = f" and {len(lacking) - LISTED} more" if len(lacking) > LISTED else ""
+        count = f"{len(lacking)} of {len(found) + len(lacking)} takes of the split are not prepared"
+        click.echo(f"Warning: {count}: {', '.join(lacking[:LISTED])}{more}", err=True)
 
 
 def example(*lines: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -159,6 +182,15 @@ def shard_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )
 
 
+def device_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")(command)
+
+
+def data_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The takes that a command cannot do without, for it looks at their frames."""
+    return click.option("--data", type=EXISTING_FOLDER, required=True, help="Prepared takes.")(command)
+
+
 def spread(shard: tuple[int, int], device: str | None) -> tuple[tuple[int, int], str | None]:
     """The part of a shard, and the GPU, of this process among those that torchrun started."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
@@ -185,8 +217,8 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) 
     from rich.console import Console
     from rich.table import Table
 
-    drawn = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
-    lines = [[str(cell) for cell in row] for row in rows]
+    drawn = Table(title=printable(title), title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    lines = [[printable(str(cell)) for cell in row] for row in rows]
     for column, cells in zip(columns, zip(*lines, strict=True), strict=False):
         figures = all(cell[:1].isdigit() for cell in cells)
         drawn.add_column(column, justify="right" if figures else "left", no_wrap=True)
@@ -199,7 +231,7 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[object]]) 
 
 
 @click.group(
-    cls=Street,
+    cls=OneLineErrors,
     params=[VERBOSE],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )

@@ -9,12 +9,15 @@ import click
 
 from egoexo_xseg.cli.app import (
     DIRECTIONS,
+    DIRECTIONS_OR_BOTH,
     EXISTING_FOLDER,
     EXISTING_PATH,
     FILE,
     FOLDER,
     captions_option,
     cli,
+    data_option,
+    device_option,
     example,
     fail,
     report_faults,
@@ -22,6 +25,7 @@ from egoexo_xseg.cli.app import (
     split_option,
     table,
     takes_option,
+    warn_unprepared,
     workers_option,
 )
 
@@ -98,7 +102,7 @@ def _prepare_records(
 
 @cli.command()
 @click.argument("records", type=FILE)
-@click.option("--data", type=EXISTING_FOLDER, required=True, help="Prepared takes.")
+@data_option
 @click.option("--split", metavar="NAME", required=True, help="The split to write (train, val, test, ...).")
 @click.option("--direction", type=DIRECTIONS, required=True, help="From the view with the query masks to the other.")
 @captions_option("Texts of the records (default: none)")
@@ -114,6 +118,7 @@ def export(records: Path, data: Path, split: str, direction: str, captions: Path
     from egoexo_xseg.jobs.relator import export_records
     from egoexo_xseg.records import Direction
 
+    warn_unprepared(data, split)
     annotations = open_annotations(data, split=split)
     known = Captions.read(captions, annotations.take_uids) if captions else None
     summary = export_records(annotations, records, Direction(direction), split, known)
@@ -125,7 +130,7 @@ def export(records: Path, data: Path, split: str, direction: str, captions: Path
 
 
 @cli.command()
-@click.option("--data", type=EXISTING_FOLDER, required=True, help="Prepared takes.")
+@data_option
 @split_option
 @takes_option
 @click.option(
@@ -137,7 +142,7 @@ def export(records: Path, data: Path, split: str, direction: str, captions: Path
 )
 @click.option(
     "--direction",
-    type=click.Choice(["ego2exo", "exo2ego", "both"]),
+    type=DIRECTIONS_OR_BOTH,
     default="both",
     show_default=True,
     help="Which directions' query views to describe.",
@@ -149,7 +154,7 @@ def export(records: Path, data: Path, split: str, direction: str, captions: Path
     show_default=True,
     help="Once per object and camera, where its mask is largest, or at every query frame (far longer).",
 )
-@click.option("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")
+@device_option
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Default: bfloat16 on a GPU, else float32.")
 @click.option("--batch-size", type=click.IntRange(1), default=8, show_default=True, help="Objects at a time.")
 @click.option("--out", type=FILE, default="captions.jsonl", show_default=True, help="A line per caption.")
@@ -168,6 +173,7 @@ def caption(data: Path, out: Path, device: str | None, **options: Any) -> None:
     from egoexo_xseg.jobs.predict import check_device
 
     check_device(device)
+    warn_unprepared(data, options["split"], options["takes"])
     summary = run(CaptionOptions(data=data, out=out, device=device, **options))
     click.echo(
         f"{summary.path}: {summary.written} captions written ({summary.unnamed} name nothing), "

@@ -9,12 +9,16 @@ from typing import Any
 import click
 
 from egoexo_xseg.cli.app import (
+    DIRECTIONS_OR_BOTH,
+    DTYPES,
     EXISTING_FILE,
     EXISTING_FOLDER,
     EXISTING_PATH,
     FOLDER,
     captions_option,
     cli,
+    data_option,
+    device_option,
     example,
     fail,
     report_faults,
@@ -23,6 +27,7 @@ from egoexo_xseg.cli.app import (
     spread,
     table,
     takes_option,
+    warn_unprepared,
     workers_option,
 )
 
@@ -31,7 +36,7 @@ from egoexo_xseg.cli.app import (
 @click.option(
     "--stage", type=click.Choice(["1", "2", "all"]), help="1: the fusion; 2: all but the image tower (default)."
 )
-@click.option("--direction", type=click.Choice(["ego2exo", "exo2ego", "both"]), help="Default: both in one model.")
+@click.option("--direction", type=DIRECTIONS_OR_BOTH, help="Default: both in one model.")
 @click.option(
     "--init",
     metavar="PATH|HUB_ID",
@@ -87,12 +92,13 @@ def train(
         raise click.UsageError("--val-split needs --val-data where there is no --data.")
     if data is None and (split or (captions and not validates)):
         raise click.UsageError(f"--{'split' if split else 'captions'} needs --data: drawn scenes have no takes.")
+    if data is not None:
+        warn_unprepared(data, split)
     held_out = HeldOut(where, val_split, captions, val_takes) if validates else None
     options = TrainOptions(init, out, config, data, split, captions, device, fsdp, held_out, tensorboard)
     trained = run(options)
     click.echo(f"{trained.model}: trained")
     report_faults(trained.faults, "masks of the annotations were skipped")
-    report_faults((f"take {uid}" for uid in trained.unprepared), "takes of the split are not prepared")
     if trained.left_out:
         click.echo(f"{trained.left_out} records could not be read (-v names them while it trains)", err=True)
 
@@ -100,11 +106,11 @@ def train(
 @cli.command()
 @click.option(
     "--direction",
-    type=click.Choice(["ego2exo", "exo2ego", "both"]),
+    type=DIRECTIONS_OR_BOTH,
     required=True,
     help="From the view with the query masks to the other; both share their work.",
 )
-@click.option("--data", type=EXISTING_FOLDER, required=True, help="Prepared takes.")
+@data_option
 @split_option
 @takes_option
 @click.option(
@@ -119,10 +125,10 @@ def train(
     metavar="SEED",
     help="Control: give each object another object's caption, by this seed.",
 )
-@click.option("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")
+@device_option
 @click.option(
     "--dtype",
-    type=click.Choice(["float32", "float16", "bfloat16"]),
+    type=DTYPES,
     help="Default: float16 on a GPU, else float32.",
 )
 @click.option(
@@ -146,6 +152,7 @@ def predict(direction: str, device: str | None, shard: tuple[int, int], **option
 
     shard, device = spread(shard, device)
     check_device(device)
+    warn_unprepared(options["data"], options["split"], options["takes"])
     way = None if direction == "both" else Direction(direction)
     summary = run(PredictOptions(direction=way, device=device, shard=shard, **options))
     click.echo(
@@ -188,6 +195,7 @@ def calibrate(predictions: Path, source: Path | None, **options: Any) -> None:
     from egoexo_xseg.jobs.calibrate import CalibrateOptions, recalibrate
     from egoexo_xseg.jobs.calibrate import calibrate as run
 
+    warn_unprepared(options["data"], options["split"])
     wanted = CalibrateOptions(predictions, **options)
     if source:
         click.echo(f"{wanted.out}: {recalibrate(wanted, source)} predictions with calibrated confidences")

@@ -21,8 +21,10 @@ from egoexo_xseg.cli.app import (
     split_option,
     table,
     takes_option,
+    warn_unprepared,
     workers_option,
 )
+from egoexo_xseg.errors import printable
 
 SHOWN = 20
 """Findings of one kind that are printed; --json holds thousands."""
@@ -113,7 +115,7 @@ def validate(submission: Path, annotations: Path, split: str | None, as_json: bo
     else:
         lines = dict.fromkeys(f"{finding.severity}: {finding}" for finding in report.first(SHOWN))
         for line in lines:
-            click.echo(line)
+            click.echo(printable(line))
         if any(count > SHOWN for count in report.counts.values()):
             click.echo(f"({SHOWN} of a kind are shown; --json has more)")
         rows = [(severity, kind, count) for (severity, kind), count in sorted(report.counts.items())]
@@ -161,6 +163,7 @@ def evaluate(
     from egoexo_xseg.jobs.evaluate import write_samples, write_scores
     from egoexo_xseg.jobs.pack import packed
 
+    warn_unprepared(annotations, split)
     truth = open_annotations(annotations, split=split)
     known = Captions.read(captions, truth.take_uids) if captions else None
     with packed(submissions, truth) as files:
@@ -244,6 +247,7 @@ def show(
     from egoexo_xseg.jobs.show import Answerer, choose, load_shown
     from egoexo_xseg.jobs.show import show as run
 
+    warn_unprepared(data, split, takes)
     answers, annotations = Answerer(source), open_annotations(data, split=split, takes=takes)
     places = choose(answers, annotations, count, which, frame)
     known = Captions.read(captions) if captions else None
@@ -267,6 +271,7 @@ def report(source: Path, annotations: Path, split: str | None, workers: int | No
     from egoexo_xseg.data.annotations import open_annotations
     from egoexo_xseg.jobs.report import report as run
 
+    warn_unprepared(annotations, split)
     truth = open_annotations(annotations, split=split)
     click.echo(f"{run(source, truth, out, workers)}: open it in a browser")
     report_faults(truth.faults, "masks of the annotations were skipped")
@@ -298,6 +303,7 @@ def compare(
     from egoexo_xseg.data.annotations import open_annotations
     from egoexo_xseg.jobs.compare import compare as run
 
+    warn_unprepared(annotations, split)
     compared = run(first, second, open_annotations(annotations, split=split), out=out, workers=workers)
     for found in compared:
         rows = [

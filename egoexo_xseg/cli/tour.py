@@ -7,8 +7,20 @@ from pathlib import Path
 
 import click
 
-from egoexo_xseg.cli.app import DIRECTIONS, EXISTING_FILE, FILE, FOLDER, cli, example, fail, split_option, table
+from egoexo_xseg.cli.app import (
+    DIRECTIONS,
+    EXISTING_FILE,
+    FILE,
+    FOLDER,
+    cli,
+    device_option,
+    example,
+    fail,
+    split_option,
+    table,
+)
 from egoexo_xseg.cli.scores import print_scores
+from egoexo_xseg.errors import printable
 
 
 @cli.command("try")
@@ -20,7 +32,7 @@ from egoexo_xseg.cli.scores import print_scores
     "--direction", type=DIRECTIONS, default="ego2exo", show_default=True, help="From the query's view to the target's."
 )
 @click.option("--caption", "captions", multiple=True, metavar="NUMBER=WORDS", help="What an object is, in a few words.")
-@click.option("--device", help="cpu, cuda, cuda:1, ... (default: a GPU if there is one).")
+@device_option
 @click.option("--out", type=FILE, default="answer.png", show_default=True, help="Receives the picture of the answer.")
 @example(
     "xseg try query.jpg mask.png target.jpg --model weights/xseg-tiny",
@@ -86,16 +98,20 @@ def doctor(data: Path | None, raw: Path | None, split: str | None, model: str | 
     Looks at the machine, how many records at a time fit into its memory, the packages, the models, recordings and
     prepared takes. Exits with 1 if something is missing.
     """
-    from egoexo_xseg.jobs.doctor import diagnose
+    from egoexo_xseg.jobs.packages import Diagnosis, check_packages
 
-    found = diagnose(data, split, raw, model)
+    found = Diagnosis(check_packages(), "pip install --upgrade egoexo-xseg   or what is named above, by itself")
+    if found.well:  # or not even the rest of the doctor could be imported
+        from egoexo_xseg.jobs.doctor import diagnose
+
+        found = diagnose(data, split, raw, model)
     if as_json:
         click.echo(json.dumps(found.to_json(), indent=1))
     else:
         width = max(len(each.what) for each in found.findings)
         for each in found.findings:
             mark = {"fine": "  ", "note": "~ ", "fault": "! "}[each.state]
-            click.echo(f"{mark}{each.what:{width}}  {each.value}")
+            click.echo(f"{mark}{each.what:{width}}  {printable(each.value)}")
         click.echo(f"\nNext: {found.next}")
     if not found.well:
         fail("some checks failed: see the lines marked !")

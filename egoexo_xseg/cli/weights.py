@@ -8,12 +8,12 @@ from typing import Any
 
 import click
 
-from egoexo_xseg.cli.app import EXISTING_FILE, EXISTING_FOLDER, FOLDER, Street, cli, example, table
+from egoexo_xseg.cli.app import DTYPES, EXISTING_FILE, EXISTING_FOLDER, FOLDER, OneLineErrors, cli, example, table
 
 CHECKPOINT = click.argument("model", metavar="PATH|HUB_ID")
 
 
-@cli.group(cls=Street)
+@cli.group(cls=OneLineErrors)
 def weights() -> None:
     """List, pull, inspect, convert and push checkpoints."""
 
@@ -65,7 +65,7 @@ def _reported(scores: list[dict[str, Any]]) -> str:
 @click.option("--revision", metavar="NAME", help="A commit, branch or tag of the repository (default: the newest).")
 @click.option(
     "--dtype",
-    type=click.Choice(["float32", "float16", "bfloat16"]),
+    type=DTYPES,
     help="As predict will want it (default: float16 where there is a GPU, else float32).",
 )
 @example("xseg weights pull wangzeze/ObjectRelator-Ego2Exo-Full")
@@ -121,7 +121,7 @@ def inspect(model: str, as_json: bool) -> None:
 )
 @click.option(
     "--dtype",
-    type=click.Choice(["float32", "float16", "bfloat16"]),
+    type=DTYPES,
     default="float32",
     show_default=True,
     help="How they are stored.",

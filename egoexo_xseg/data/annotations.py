@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from egoexo_xseg.data.lzstring import decompress
+from egoexo_xseg.data.sources import NAME, TakesFile, TakesFolder, read_json, text
 from egoexo_xseg.errors import AnnotationError, MaskError
 from egoexo_xseg.masks import Rle, parse_together, rle_to_runs, scored_hw
 from egoexo_xseg.records import is_ego
@@ -18,8 +17,11 @@ from egoexo_xseg.records import is_ego
 MAX_FRAME = 10**7
 """Four days at 30 frames a second."""
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
-"""What may become part of a path: take uids, take names and cameras, never object ids."""
+HELD = 1 << 22
+"""Characters of run lengths that wait to be parsed together: a few hundred usual masks."""
+
+MOST = 1 << 27
+"""The same of a whole take, a gigabyte once parsed: long takes have tens of millions, more is an attack."""
 
 USUAL_HW = {True: (1408, 1408), False: (2160, 3840)}
 """Of ego and exo cameras, for want of any better knowledge."""
@@ -96,15 +98,15 @@ class Annotations:
     `unprepared` takes belong to the split too, but `xseg prepare` did not, or could not, make them.
     """
 
-    def __init__(self, source: Path, rooms: _File | _Folder, take_uids: tuple[str, ...]) -> None:
-        self.source, self._rooms, self.take_uids = source, rooms, take_uids
-        self.unprepared = rooms.unprepared
-        self.faults: list[Fault] = []
+    def __init__(self, source: Path, takes: TakesFile | TakesFolder, take_uids: tuple[str, ...]) -> None:
+        self.source, self._takes, self.take_uids = source, takes, take_uids
+        self.unprepared = takes.unprepared
+        self._faults: dict[Fault, None] = {}
 
     def unread(self, take_uid: str) -> UnreadTake:
         if take_uid not in self.take_uids:
             raise AnnotationError(f"no take {take_uid!r} here", where=self.source)
-        return UnreadTake(take_uid, self._rooms.source(take_uid))
+        return UnreadTake(take_uid, self._takes.source(take_uid))
 
     def load(self, take_uid: str) -> Take:
         take, faults = self.unread(take_uid).read()
@@ -113,11 +115,15 @@ class Annotations:
 
     def note(self, faults: Sequence[Fault]) -> None:
         """Remember what had to be skipped, once, however often the take is read."""
-        self.faults += [fault for fault in faults if fault not in self.faults]
+        self._faults |= dict.fromkeys(faults)
+
+    @property
+    def faults(self) -> list[Fault]:
+        return list(self._faults)
 
     def name(self, take_uid: str) -> str:
         """The take's name, or nothing, without reading its masks."""
-        return self._rooms.name(take_uid)
+        return self._takes.name(take_uid)
 
     def __iter__(self) -> Iterator[Take]:
         return map(self.load, self.take_uids)
@@ -131,77 +137,16 @@ def open_annotations(path: Path, *, split: str | None = None, takes: Sequence[st
 
     `split` chooses from a folder's split.json, and a file must not name another one; `takes` keeps these uids or names.
     """
-    rooms = _Folder(path, split) if path.is_dir() else _File(path, split)
-    uids = rooms.take_uids
+    source = TakesFolder(path, split) if path.is_dir() else TakesFile(path, split)
+    uids = source.take_uids
     if takes:
-        uids = tuple(uid for uid in uids if uid in takes or rooms.name(uid) in takes)
-        unknown = set(takes) - set(uids) - {rooms.name(uid) for uid in uids}
+        uids = tuple(uid for uid in uids if uid in takes or source.name(uid) in takes)
+        unknown = set(takes) - set(uids) - {source.name(uid) for uid in uids}
         if unknown:
-            raise AnnotationError(f"no take {min(unknown)!r} here", where=path, remedy=f"It has {len(rooms.take_uids)}")
-    return Annotations(path, rooms, uids)
-
-
-class _File:
-    """A JSON file of many takes: `relations_*.json` or `correspondence-gt.json`."""
-
-    unprepared: tuple[str, ...] = ()
-
-    def __init__(self, path: Path, split: str | None) -> None:
-        self.path = path
-        if split and path.stem.startswith("relations_") and path.stem != f"relations_{split}":
-            raise AnnotationError(f"these are not the annotations of {split!r}", where=path)
-        self.takes = read_json(path).get("annotations")
-        if not isinstance(self.takes, dict):
-            remedy = "Give relations_*.json or correspondence-gt.json"
-            raise AnnotationError("no annotations in this file", where=path, remedy=remedy)
-        self.take_uids = tuple(uid for uid in self.takes if NAME.fullmatch(uid))
-
-    def name(self, uid: str) -> str:
-        return _text(_child(self.takes[uid], "take_name"))
-
-    def source(self, uid: str) -> Any:
-        return self.takes[uid]
-
-
-class _Folder:
-    """A folder of processed takes, with the uids of each split in `split.json`."""
-
-    def __init__(self, path: Path, split: str | None) -> None:
-        self.path = path
-        splits = read_json(path / "split.json") if (path / "split.json").is_file() else {}
-        if split is None:
-            uids = sorted(entry.parent.name for entry in path.glob("*/annotation.json"))
-        elif isinstance(splits.get(split), list):
-            uids = [uid for uid in splits[split] if isinstance(uid, str)]
-        else:
-            known = ", ".join(map(str, splits)) or "none"
-            raise AnnotationError(f"no split {split!r}", where=path / "split.json", remedy=f"It has: {known}")
-        uids = [uid for uid in uids if NAME.fullmatch(uid)]
-        self.take_uids = tuple(uid for uid in uids if (path / uid / "annotation.json").is_file())
-        self.unprepared = tuple(uid for uid in uids if uid not in self.take_uids)
-        if not self.take_uids:
-            raw = any((path / "annotations").glob("relations_*.json"))
-            remedy = "Of a raw release, name annotations/relations_*.json" if raw else "Run xseg prepare first"
-            raise AnnotationError("no prepared takes here", where=path, remedy=remedy)
-
-    def name(self, uid: str) -> str:
-        return _text(read_json(self.path / uid / "annotation.json").get("take_name"))
-
-    def source(self, uid: str) -> Path:
-        return self.path / uid
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, or an AnnotationError that names the file."""
-    try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise AnnotationError("no such file", where=path) from None
-    except (ValueError, RecursionError):
-        raise AnnotationError("not readable as JSON", where=path) from None
-    if not isinstance(value, dict):
-        raise AnnotationError("the file must hold a JSON object", where=path)
-    return value
+            raise AnnotationError(
+                f"no take {min(unknown)!r} here", where=path, remedy=f"It has {len(source.take_uids)}"
+            )
+    return Annotations(path, source, uids)
 
 
 def _read_relations(uid: str, entry: Mapping[str, Any], faults: list[Fault]) -> Take:
@@ -221,13 +166,15 @@ def _read_take(uid: str, entry: Mapping[str, Any], faults: list[Fault], folder: 
     """A take in the processed form; `masks` may be packed ones of the raw release as well."""
     masks: Masks = {}
     lost: dict[str, dict[str, set[int]]] = {}
+    allowance = _Allowance()
     for object_id, cameras in _items(entry.get("masks"), uid, faults):
         masks[object_id], lost[object_id] = {}, {}
         for camera, track in _items(cameras, uid, faults, object_id):
             if not NAME.fullmatch(camera):
                 faults.append(Fault("not a camera's name", uid, object_id, camera))
                 continue
-            masks[object_id][camera], lost[object_id][camera] = _read_track(track, (uid, object_id, camera), faults)
+            place = (uid, object_id, camera)
+            masks[object_id][camera], lost[object_id][camera] = _read_track(track, place, faults, allowance)
     known, guessed = _camera_sizes(uid, masks, lost, entry.get("camera_size"), faults)
     looked = entry.get("annotated_frames")
     annotated = {
@@ -242,8 +189,8 @@ def _read_take(uid: str, entry: Mapping[str, Any], faults: list[Fault], folder: 
     frames = frames or {frame for cameras in annotated.values() for track in cameras.values() for frame in track}
     return Take(
         take_uid=uid,
-        take_name=_text(entry.get("take_name")),
-        scenario=_text(entry.get("scenario")),
+        take_name=text(entry.get("take_name")),
+        scenario=text(entry.get("scenario")),
         masks=masks,
         annotated_frames=annotated,
         sampled_frames=tuple(sorted(frames)),
@@ -254,10 +201,27 @@ def _read_take(uid: str, entry: Mapping[str, Any], faults: list[Fault], folder: 
     )
 
 
-def _read_track(track: object, place: tuple[str, str, str], faults: list[Fault]) -> tuple[dict[int, Rle], set[int]]:
+class _Allowance:
+    """What a take may still unpack: a few kilobytes can hold many millions of characters."""
+
+    def __init__(self) -> None:
+        self.left = MOST
+
+    def spend(self, count: int) -> None:
+        if count > self.left:
+            self.left = 0  # one fault after the other from here on, and nothing more is unpacked
+            raise MaskError(f"the masks of its take have more than {MOST} characters")
+        self.left -= count
+
+
+def _read_track(
+    track: object, place: tuple[str, str, str], faults: list[Fault], allowance: _Allowance
+) -> tuple[dict[int, Rle], set[int]]:
     """The masks of one object in one camera, and the frames whose mask had to be skipped."""
     read: dict[int, Rle] = {}
+    held: dict[int, Rle] = {}
     wrong: dict[int, str] = {}
+    waiting = 0
     uid, object_id, camera = place
     for key, coded in _items(track, uid, faults, object_id, camera):
         frame = int(key) if key.isdecimal() and key.isascii() and len(key) < 9 else -1
@@ -265,27 +229,40 @@ def _read_track(track: object, place: tuple[str, str, str], faults: list[Fault])
             faults.append(Fault("not a frame index", uid, object_id, camera, key))
             continue
         try:
-            read[frame] = _decode(coded)
+            held[frame] = rle = _decode(coded, allowance)
         except MaskError as fault:
             wrong[frame] = str(fault)
-    parse_together(list(read.values()))
-    for frame, rle in read.items():
+            continue
+        waiting += len(rle.counts)
+        if waiting >= HELD:
+            read |= _settle(held, wrong)
+            held, waiting = {}, 0
+    read |= _settle(held, wrong)
+    faults += [Fault(problem, uid, object_id, camera, str(frame)) for frame, problem in wrong.items()]
+    return read, set(wrong)
+
+
+def _settle(held: Mapping[int, Rle], wrong: dict[int, str]) -> dict[int, Rle]:
+    """The masks whose run lengths are right; the others' frames are `wrong`."""
+    parse_together(list(held.values()))
+    for frame, rle in held.items():
         try:
             rle_to_runs(rle)
         except MaskError as fault:
             wrong[frame] = str(fault)
-    faults += [Fault(problem, uid, object_id, camera, str(frame)) for frame, problem in wrong.items()]
-    return {frame: rle for frame, rle in read.items() if frame not in wrong}, set(wrong)
+    return {frame: rle for frame, rle in held.items() if frame not in wrong}
 
 
-def _decode(coded: object) -> Rle:
+def _decode(coded: object, allowance: _Allowance) -> Rle:
     """A mask in either form; its run lengths are not checked yet."""
+    allowance.spend(1)
     if isinstance(coded, dict) and "encodedMask" in coded:
         packed = coded["encodedMask"]
         if not isinstance(packed, str):
             raise MaskError("a packed mask must be text")
         coded = {"size": [coded.get("height"), coded.get("width")], "counts": decompress(packed)}
     rle = Rle.from_json(coded)
+    allowance.spend(len(rle.counts))
     scored_hw(rle.hw)
     return rle
 
@@ -344,7 +321,3 @@ def _child(value: object, key: str) -> object:
 def _frames(value: object) -> set[int]:
     frames = value if isinstance(value, list) else []
     return {frame for frame in frames if type(frame) is int and 0 <= frame <= MAX_FRAME}
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""

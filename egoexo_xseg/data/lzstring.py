@@ -8,8 +8,8 @@ ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-$"
 _BITS = {ord(character): f"{index & 63:06b}" for index, character in enumerate(ALPHABET)}
 _BITS[ord(" ")] = _BITS[ord("+")]  # what URI decoding may have made of it
 
-MAX_LENGTH = 1 << 24
-"""Characters; a 4K mask at its worst has a few million, more is an attack."""
+MAX_LENGTH = 1 << 22
+"""Characters; masks of people have some thousands, noise at 4K has a few million, more is an attack."""
 
 LITERAL, WIDE_LITERAL, END = 0, 1, 2
 FIRST_CODE = 3

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from egoexo_xseg.data.annotations import Annotations
 from egoexo_xseg.data.captions import Captions
 from egoexo_xseg.data.images import frame_path, read_image
 from egoexo_xseg.data.pairs import iter_pairs
+from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.errors import AnnotationError
 from egoexo_xseg.masks import Rle, rle_to_mask
 from egoexo_xseg.records import Direction, Pair
@@ -61,9 +61,8 @@ class PreparedMoments:
         self.config, self.folders = config, {}
         self.index, self.offsets = index, []
         directions = [each for each in Direction if config.direction in (each.value, "both")]
-        partial, digest = index.with_name(f".{index.name}.{os.getpid()}.partial"), hashlib.sha256()
-        index.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        digest = hashlib.sha256()
+        with written_whole(index, "wb") as file:
             for take in annotations:
                 self.folders[take.take_uid] = take.folder
                 for direction in directions:
@@ -73,7 +72,6 @@ class PreparedMoments:
                             self.offsets.append(file.tell())
                             file.write(line)
                             digest.update(line)
-        os.replace(partial, index)
         self.identity = digest.hexdigest()
         if not self.offsets:
             raise AnnotationError("no objects to learn from", where=annotations.source)
@@ -122,6 +120,26 @@ def _read_masks(values: Sequence[dict[str, object] | None], hw: tuple[int, int])
     return np.stack([np.zeros(hw, bool) if mask is None else mask for mask in masks])
 
 
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """A moment as it is kept: with the labels of its pictures, which share them; dense masks take far more room."""
+
+    recording: str
+    place: str
+    cameras: tuple[str, str]
+    images: tuple[UInt8[np.ndarray, "H W 3"], UInt8[np.ndarray, "h w 3"]]
+    labels: tuple[UInt8[np.ndarray, "H W"], UInt8[np.ndarray, "h w"]]
+    seen: tuple[int, ...]
+    captions: tuple[str | None, ...]
+
+    def to_moment(self) -> Moment:
+        masks = [
+            np.stack([side == label for label in self.seen]) if self.seen else np.zeros((0, *side.shape), bool)
+            for side in self.labels
+        ]
+        return Moment(self.recording, self.place, self.cameras, *self.images, *masks, self.captions)
+
+
 class DrawnMoments:
     """Moments of made-up scenes, none of which `xseg sample` ever shows; numbers are turned into them as asked."""
 
@@ -139,7 +157,7 @@ class DrawnMoments:
         """
         self.config, self.side, self.processes, self.showings = config, side, processes, showings
         self.identity = f"drawn scenes, each picture shown {showings} times"
-        self._drawn: OrderedDict[tuple[int, int], list[Moment]] = OrderedDict()
+        self._drawn: OrderedDict[tuple[int, int], list[_Drawn]] = OrderedDict()
 
     def read(self, position: int) -> Moment:
         """All pairs of views of one time follow each other, within a process, in the directions that are asked for.
@@ -157,9 +175,9 @@ class DrawnMoments:
             self._drawn[drawn] = self._draw(*drawn)
             if len(self._drawn) > (size if self.showings > 1 else 1):
                 self._drawn.popitem(last=False)
-        return self._drawn[drawn][2 * exo + int(way)]
+        return self._drawn[drawn][2 * exo + int(way)].to_moment()
 
-    def _draw(self, scene_number: int, number: int) -> list[Moment]:
+    def _draw(self, scene_number: int, number: int) -> list[_Drawn]:
         """Each exo camera's pair of views, in both directions."""
         rng = np.random.default_rng(world_seed("train", self.config.seed, scene_number, number))
         scene = make_scene(world_seed("train scene", self.config.seed, scene_number), exo_cameras=self.EXO_CAMERAS)
@@ -170,15 +188,12 @@ class DrawnMoments:
                 (("ego", f"exo{exo}"), ego_view, exo_view),
                 ((f"exo{exo}", "ego"), exo_view, ego_view),
             ):
-                seen = [int(label) for label in np.unique(labels) if label]
-                masks = [
-                    np.stack([side == label for label in seen]) if seen else np.zeros((0, *side.shape), bool)
-                    for side in (labels, other_labels)
-                ]
+                seen = tuple(int(label) for label in np.unique(labels) if label)
                 captions = tuple(pair.things[label - 1].caption for label in seen)
                 recording = f"drawn scene {scene_number}"
                 place = f"{recording}, {number}"
-                moments.append(Moment(recording, place, cameras, image, other, *masks, captions))
+                labelled = (labels, other_labels)
+                moments.append(_Drawn(recording, place, cameras, (image, other), labelled, seen, captions))
         return moments
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,11 +91,18 @@ def file_digest(path: Path) -> str:
 
 @contextmanager
 def written_whole(path: Path, mode: str = "w") -> Iterator[IO[Any]]:
-    """A file (of text, unless `mode` is "wb") that gets its name only when all of it is written."""
+    """A file (of text, unless `mode` is "wb") that gets its name only when all of it is written.
+
+    Until then it has a name that nobody else writes to. A device or a pipe is written to as it is.
+    """
+    text = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace"}
+    if path.exists() and (not path.is_file() or path.is_relative_to("/dev")):
+        with path.open(mode, **text) as file:
+            yield file
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        text = {} if "b" in mode else {"encoding": "utf-8", "errors": "backslashreplace"}
         try:
             file = partial.open(mode, **text)
         except OSError as fault:

@@ -20,7 +20,7 @@ from egoexo_xseg.data.captions import Captions
 from egoexo_xseg.data.scoring import score_take
 from egoexo_xseg.data.submission import pair_key, written_whole
 from egoexo_xseg.data.visibility import VisibilityMap, checkpoint_map
-from egoexo_xseg.errors import XsegError
+from egoexo_xseg.errors import XsegError, is_out_of_memory
 from egoexo_xseg.jobs.charts import write_figure
 from egoexo_xseg.jobs.evaluate import resample
 from egoexo_xseg.jobs.manifest import settle_folder, versions
@@ -230,7 +230,7 @@ class Study:
         try:
             return function(self.analyst(direction), take, direction, faults)
         except (RuntimeError, MemoryError) as fault:
-            if not answers.is_out_of_memory(fault):
+            if not is_out_of_memory(fault):
                 raise
             device, where = self.predicts[direction].device, f"take {take.take_uid}"
             raise XsegError(f"out of memory on {device}", where=where, remedy="Give a smaller --batch-size") from None

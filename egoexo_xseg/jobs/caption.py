@@ -19,7 +19,7 @@ from egoexo_xseg.data.pairs import required_keys
 from egoexo_xseg.data.phrases import FALLBACK, parse_phrase
 from egoexo_xseg.data.shards import shard_takes
 from egoexo_xseg.data.submission import written_whole
-from egoexo_xseg.errors import AnnotationError, XsegError
+from egoexo_xseg.errors import AnnotationError, XsegError, is_out_of_memory
 from egoexo_xseg.jobs.manifest import check_manifest, versions, write_manifest
 from egoexo_xseg.jobs.predict import DTYPES
 from egoexo_xseg.masks import Rle, resize_nearest, rle_area, rle_to_mask
@@ -245,7 +245,9 @@ class Writer:
         """Captions of a batch; what does not fit into memory is tried again one by one."""
         try:
             answers = captioner.describe([image for _, image in batch])
-        except (torch.OutOfMemoryError, MemoryError):
+        except (RuntimeError, MemoryError) as fault:
+            if not is_out_of_memory(fault):
+                raise
             if len(batch) > 1:
                 return [each for single in batch for each in self._describe(captioner, [single])]
             self.summary.faults.append(f"{batch[0][0]}: out of memory on {self.options.device}")

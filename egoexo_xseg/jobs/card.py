@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -25,6 +24,9 @@ METRICS = {
     "existence_accuracy": "existence accuracy",
 }
 
+MOST = 1e12
+"""No score comes near; a number with hundreds of digits cannot even be written as one."""
+
 ScoreTable = Mapping[Direction, Mapping[str, float | None]]
 
 
@@ -43,7 +45,7 @@ def read_scores(path: Path) -> ScoreTable:
 
 
 def _is_score(value: object) -> bool:
-    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value))
+    return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < MOST)
 
 
 def make_card(folder: Path, contents: Contents, repository: str, licence: str, scores: ScoreTable | None) -> str:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
-import re
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from egoexo_xseg.data.images import frame_path, import_cv2
 from egoexo_xseg.data.pairs import required_keys
 from egoexo_xseg.data.videos import STRIDE, Video
 from egoexo_xseg.errors import XsegError
+from egoexo_xseg.jobs.packages import Diagnosis, Finding, check_packages
 from egoexo_xseg.jobs.weights import known_checkpoints
 from egoexo_xseg.model.checkpoint import read_headers
 from egoexo_xseg.model.configuration import CrossViewConfig
@@ -52,30 +51,6 @@ FRAME_BYTES = 70e3
 
 MEASURED = 200
 """Frames looked at to learn how large they are."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One line: `state` is "fine", "note" or "fault"; only a fault keeps something from running."""
-
-    what: str
-    value: str
-    state: str = "fine"
-
-
-@dataclass(frozen=True)
-class Diagnosis:
-    """Everything that was looked at, and the command that comes next."""
-
-    findings: list[Finding]
-    next: str
-
-    @property
-    def well(self) -> bool:
-        return all(finding.state != "fault" for finding in self.findings)
-
-    def to_json(self) -> dict[str, object]:
-        return {"well": self.well, "next": self.next, "findings": [asdict(finding) for finding in self.findings]}
 
 
 def diagnose(
@@ -196,25 +171,12 @@ def _memory(config: CrossViewConfig, parameters: int) -> list[Finding]:
 
 
 def _packages() -> list[Finding]:
-    """Versions of what xseg needs, as its own metadata names them."""
-    versions, missing = [], []
-    for wanted in importlib.metadata.requires("egoexo-xseg") or ():
-        name = re.match(r"[\w.-]+", wanted)
-        if name is None or "extra ==" in wanted:
-            continue
-        try:
-            versions.append(f"{name[0]} {importlib.metadata.version(name[0])}")
-        except importlib.metadata.PackageNotFoundError:
-            if not name[0].startswith("opencv"):  # which comes under several names, and is tried below
-                missing.append(name[0])
-    findings = [Finding("packages", ", ".join(versions))]
-    if missing:
-        findings.append(Finding("missing packages", f"{', '.join(missing)}: pip install {' '.join(missing)}", "fault"))
+    """Those that everything needs, and OpenCV, without which much runs."""
     try:
         import_cv2()
     except XsegError as fault:
-        findings.append(Finding("OpenCV", str(fault), "fault"))
-    return findings
+        return [*check_packages(), Finding("OpenCV", str(fault), "fault")]
+    return check_packages()
 
 
 def _models() -> list[Finding]:

@@ -14,7 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 from egoexo_xseg.data.annotations import Take
 from egoexo_xseg.data.images import frame_path, import_cv2, read_image
 from egoexo_xseg.data.metrics import CONFIDENCE_THRESHOLD
-from egoexo_xseg.errors import XsegError
+from egoexo_xseg.data.submission import written_whole
+from egoexo_xseg.errors import XsegError, printable
 from egoexo_xseg.jobs.palette import FAINT, INK, OBJECTS, PAPER, TRUTH
 from egoexo_xseg.masks import Rle, rle_area, rle_to_mask
 from egoexo_xseg.records import Direction, Pair, PairObject
@@ -61,8 +62,8 @@ def contact_sheet(records: Sequence[Shown], path: Path, width: int = 1600) -> Pa
     for image in drawn:
         sheet.paste(image, (0, top))
         top += image.height
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sheet.save(path)
+    with written_whole(path, "wb") as file:
+        sheet.save(file, "png")
     return path
 
 
@@ -126,12 +127,12 @@ def draw_sketches(
         queries[key] = item.query_mask
         (found if item.visibility > CONFIDENCE_THRESHOLD else hidden)[key] = item.mask
         words = [item.name, *([f"“{item.caption}”"] if item.caption else []), f"visible {item.visibility:.0%}"]
-        legend.append((colour, "   ".join(map(_printable, words))))
+        legend.append((colour, "   ".join(map(printable, words))))
     panels = [
         _overlay_panel("query", query, queries, colours),
         _overlay_panel("answer (thin line: not visible)", target, found, colours, hidden),
     ]
-    return _compose(_printable(title), panels, legend, None, 1.0)
+    return _compose(printable(title), panels, legend, None, 1.0)
 
 
 def _overlay_panel(
@@ -209,9 +210,9 @@ def _outline(panel: UInt8[np.ndarray, "h w 3"], soft: Float32[np.ndarray, "h w"]
 
 def _words(record: Shown, item: PairObject) -> str:
     """What is known of one object, for the legend."""
-    words = [_printable(item.object_id.strip()) or "(no name)"]
+    words = [printable(item.object_id.strip()) or "(no name)"]
     if item.caption:
-        words.append(f"“{_printable(item.caption)}”")
+        words.append(f"“{printable(item.caption)}”")
     if item.object_id in record.ious:
         words.append(f"IoU {record.ious[item.object_id]:.2f}")
     elif item.annotated:
@@ -253,10 +254,6 @@ def _compose(
         draw.rounded_rectangle((x, y + line // 8, x + swatch, y + line // 8 + swatch), swatch // 4, colour)
         draw.text((x + line, y), words, INK, small)
     return image
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _rgb(colour: str) -> tuple[int, int, int]:

@@ -22,10 +22,10 @@ from egoexo_xseg.data.predictions import is_predicted, note_shard
 from egoexo_xseg.data.shards import shard_takes
 from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.data.visibility import VisibilityMap, checkpoint_map
-from egoexo_xseg.errors import PredictionError, XsegError
+from egoexo_xseg.errors import PredictionError, XsegError, is_out_of_memory
 from egoexo_xseg.jobs.manifest import refuse_other, settle_folder, versions
 from egoexo_xseg.masks import mask_to_rle, scored_hw
-from egoexo_xseg.model.answers import Segmentation, is_out_of_memory, segment
+from egoexo_xseg.model.answers import Segmentation, segment
 from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint
 from egoexo_xseg.model.hub import default_model
 from egoexo_xseg.model.inputs import Batch, Sample, collate
@@ -177,7 +177,8 @@ class Predictor:
             own = [f"{fault}\n" for pair, fault in faults if pair.direction is direction]
             notes = path.with_suffix(".faults.txt")
             if own:
-                notes.write_text("".join(own), "utf-8")
+                with written_whole(notes) as file:
+                    file.writelines(own)
             with written_whole(path) as file:
                 file.writelines(lines[direction])
             if not own:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from egoexo_xseg.data.annotations import NAME, Fault, Take, UnreadTake, likely_size, open_annotations, read_json
+from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.data.videos import SMALL, STRIDE, Saved, Video, save_frames
 from egoexo_xseg.errors import AnnotationError, MediaError
 from egoexo_xseg.parallel import map_ahead, map_processes
@@ -23,6 +25,9 @@ COLOUR_STREAM = "_214-1"
 
 MAX_THREADS = 4
 """Of one take: each holds some frames of full size."""
+
+FRAME = re.compile(r"[0-9]{1,9}\.jpg")
+"""The name of a frame's file."""
 
 SAME_SHAPE = 0.01
 """Shares of width and height that differ by less are the same but for rounding."""
@@ -95,13 +100,13 @@ def prepare(
     Reads full-size videos where they are, else those of `downscaled/448`. A finished take is skipped, an interrupted
     one done anew. Faults of the release (missing or short videos, takes without a name, broken masks) are reported.
     """
-    summary, listings, unknown = PrepareSummary(), _read_listings(raw), set(takes)
-    data.mkdir(parents=True, exist_ok=True)
-    for path in _annotation_files(raw, split):
+    files = _annotation_files(raw, split)
+    _check_takes(files, takes)
+    summary, listings = PrepareSummary(), _read_listings(raw)
+    for path in files:
         annotations = open_annotations(path)
         names = {uid: annotations.name(uid) for uid in annotations.take_uids}
         uids = [uid for uid, name in names.items() if not takes or uid in takes or name in takes]
-        unknown -= {*uids, *(names[uid] for uid in uids)}
         orders: list[_Order] = []
         for uid in uids:
             listing = listings.get(uid, _Listing(names[uid], frozenset()))
@@ -111,6 +116,7 @@ def prepare(
                 problem = f"it is not in takes.json and has no usable name ({listing.name!r})"
                 summary.skipped.append(f"take {uid}: {problem}")
             else:
+                _refuse_others(data / uid)
                 videos = raw / "takes" / listing.name / "frame_aligned_videos"
                 orders.append(_Order(annotations.unread(uid), videos, listing.cameras, data / uid))
         # A take that is neither in takes.json nor on the disk is not an official one; one that is not chosen may be.
@@ -125,9 +131,28 @@ def prepare(
         results = map_processes(partial(_prepare_take, threads=threads), orders, workers)
         for result in track(results, "Preparing takes", total=len(orders)):
             summary.add(result)
-    if unknown:
-        raise AnnotationError(f"no take {min(unknown)!r} here", where=raw / "annotations")
     return summary
+
+
+def _check_takes(files: Sequence[Path], takes: Sequence[str]) -> None:
+    """Refuse a name that no file knows, before anything is done."""
+    unknown = set(takes)
+    for path in files:
+        if unknown:
+            annotations = open_annotations(path)
+            unknown -= {known for uid in annotations.take_uids for known in (uid, annotations.name(uid))}
+    if unknown:
+        raise AnnotationError(f"no take {min(unknown)!r} here", where=files[0].parent)
+
+
+def _refuse_others(folder: Path) -> None:
+    """Refuse to put a take where there is something else than frames, such as another program left unfinished."""
+    if folder.is_dir() and not folder.is_symlink():
+        entries = [path for path in folder.rglob("*") if not path.is_dir()]
+        if all(len(path.relative_to(folder).parts) == 2 and FRAME.fullmatch(path.name) for path in entries):
+            return
+    if folder.exists() or folder.is_symlink():
+        raise AnnotationError("something else is in the way", where=folder, remedy="Choose another folder as DATA")
 
 
 def _annotation_files(raw: Path, split: str | None) -> list[Path]:
@@ -181,13 +206,14 @@ def _prepare_take(order: _Order, threads: int) -> _Result:
     take, faults = order.unread.read()
     unfinished = order.folder.with_name(f".{order.folder.name}.partial")
     shutil.rmtree(unfinished, ignore_errors=True)
-    result = _save_videos(take, order, unfinished, threads)
-    if result.length:
-        take = replace(take, camera_hw=result.sizes)
-        write_json(unfinished / "annotation.json", take_to_json(take, range(0, result.length, STRIDE)))
-        shutil.rmtree(order.folder, ignore_errors=True)  # what another program left unfinished
-        os.replace(unfinished, order.folder)
-    else:
+    try:
+        result = _save_videos(take, order, unfinished, threads)
+        if result.length:
+            take = replace(take, camera_hw=result.sizes)
+            write_json(unfinished / "annotation.json", take_to_json(take, range(0, result.length, STRIDE)))
+            shutil.rmtree(order.folder, ignore_errors=True)  # frames that another program left unfinished
+            os.replace(unfinished, order.folder)
+    finally:
         shutil.rmtree(unfinished, ignore_errors=True)
     return replace(result, faults=tuple(faults))
 
@@ -283,7 +309,5 @@ def take_to_json(take: Take, sampled: Sequence[int]) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: object) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value), "utf-8")
-    os.replace(partial, path)
+    with written_whole(path) as file:
+        file.write(json.dumps(value))

@@ -193,16 +193,19 @@ def _write_take(plan: _Plan, folder: Path) -> None:
     """Write one take under a temporary name, then give it its own."""
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    for (camera, frame), source in plan.pictures.items():
-        path = frame_path(partial, camera, frame)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            os.link(source, path)
-        except OSError:  # another disk, or another's file
-            shutil.copyfile(source, path)
-    take = plan.to_take()
-    write_json(partial / "annotation.json", take_to_json(take, take.sampled_frames))
-    os.replace(partial, folder)
+    try:
+        for (camera, frame), source in plan.pictures.items():
+            path = frame_path(partial, camera, frame)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(source, path)
+            except OSError:  # another disk, or another's file
+                shutil.copyfile(source, path)
+        take = plan.to_take()
+        write_json(partial / "annotation.json", take_to_json(take, take.sampled_frames))
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write_captions(plans: Sequence[_Plan], path: Path) -> int:

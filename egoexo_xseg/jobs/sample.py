@@ -17,6 +17,7 @@ from jaxtyping import UInt8
 from egoexo_xseg.data.annotations import NAME
 from egoexo_xseg.data.images import import_cv2
 from egoexo_xseg.data.lzstring import compress
+from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.errors import XsegError
 from egoexo_xseg.parallel import map_processes
 from egoexo_xseg.progress import track
@@ -111,9 +112,7 @@ def write_sample(
     orders = [_Order(raw, seed, split, index, full_size) for index in range(takes)]
     figures, entries = SampleFigures(), []
     path = raw / "annotations" / f"relations_{split}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as file:
+    with written_whole(path) as file:
         file.write('{"annotations": {')
         for written in track(map_processes(_write_take, orders, workers), "Making takes", total=takes):
             uid = written.take["take_uid"]
@@ -121,8 +120,7 @@ def write_sample(
             entries.append(written.take)
             figures.add(written.figures)
         file.write("}}\n")
-    kept, splits = _read_index(raw, split)  # again: another split may have been made meanwhile
-    os.replace(partial, path)
+        kept, splits = _read_index(raw, split)  # again: another split may have been made meanwhile
     _write_json(raw / "takes.json", sorted(kept + entries, key=lambda take: take["take_uid"]))
     splits[split] = [take["take_uid"] for take in entries]
     _write_json(raw / "split.json", dict(sorted(splits.items())))
@@ -150,19 +148,26 @@ def _write_take(order: _Order) -> _Written:
     folder = order.raw / "takes" / order.name
     partial = folder.with_name(f".{order.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    videos = partial / "frame_aligned_videos"
+    try:
+        _write_videos(partial / "frame_aligned_videos", drawn, order.full_size)
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return _Written(_describe(order, list(drawn.sizes), drawn.seconds), drawn.annotation, drawn.figures)
+
+
+def _write_videos(videos: Path, drawn: _Drawn, full_size: bool) -> None:
+    """Those of every camera, as the official downloader lays them out."""
     (videos / "downscaled" / str(SMALL_SIDE)).mkdir(parents=True)
     for camera, hw in drawn.sizes.items():
         shots = [(drawn.scene.at(second), _camera_at(drawn.scene, camera, second)) for second in range(drawn.seconds)]
         small = (SMALL_SIDE, hw[1] * SMALL_SIDE // hw[0] // 2 * 2)
         pictures = (render(*shot, small)[0] for shot in shots)
         _write_video(videos / "downscaled" / str(SMALL_SIDE) / f"{camera}.mp4", pictures, small)
-        if order.full_size:
+        if full_size:
             pictures = (_doubled(render(*shot, (hw[0] // 2, hw[1] // 2))[0]) for shot in shots)
             _write_video(videos / f"{camera}.mp4", pictures, hw)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(partial, folder)
-    return _Written(_describe(order, list(drawn.sizes), drawn.seconds), drawn.annotation, drawn.figures)
 
 
 def _draw_take(order: _Order) -> _Drawn:
@@ -301,6 +306,5 @@ def _describe(order: _Order, cameras: list[str], seconds: int) -> dict[str, Any]
 
 
 def _write_json(path: Path, value: object) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=1), "utf-8")
-    os.replace(partial, path)
+    with written_whole(path) as file:
+        file.write(json.dumps(value, indent=1))

@@ -12,7 +12,7 @@ from egoexo_xseg.data.captions import Captions
 from egoexo_xseg.data.metrics import score_masks
 from egoexo_xseg.data.pairs import iter_pairs
 from egoexo_xseg.data.predictions import predicted_directions, read_take_predictions
-from egoexo_xseg.data.submission import pair_key, read_submission
+from egoexo_xseg.data.submission import pair_key, read_submission, written_whole
 from egoexo_xseg.errors import MaskError, XsegError
 from egoexo_xseg.jobs.pictures import Answer, Shown, draw_record
 from egoexo_xseg.masks import Rle, rle_to_runs
@@ -140,6 +140,8 @@ def show(records: Sequence[Shown], out: Path) -> list[Path]:
     paths = []
     for number, record in enumerate(track(records, "Drawing"), 1):
         path = out / f"{number:03d}-{record.direction.value}-{record.take.take_uid}-{record.pair.frame}.png"
-        draw_record(record).save(path)
+        drawn = draw_record(record)
+        with written_whole(path, "wb") as file:
+            drawn.save(file, "png")
         paths.append(path)
     return paths

@@ -63,7 +63,6 @@ class Trained:
     model: Path
     left_out: int = 0  # records of this process that could not be read
     faults: tuple[object, ...] = ()  # masks of the annotations
-    unprepared: tuple[str, ...] = ()  # takes of the split
 
 
 def train(options: TrainOptions) -> Trained:
@@ -127,8 +126,7 @@ def train(options: TrainOptions) -> Trained:
             save(options.out, learner, optimizer, prompts, done, processes)
         if validates(done):
             validate(done)
-    known = (tuple(annotations.faults), annotations.unprepared) if annotations else ()
-    return Trained(options.out / "model", left_out, *known)
+    return Trained(options.out / "model", left_out, tuple(annotations.faults) if annotations else ())
 
 
 def _shown(steps: range, processes: Processes) -> Iterable[int]:

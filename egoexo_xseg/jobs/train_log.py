@@ -54,20 +54,33 @@ class Log:
     def tells(self, name: str, step: int) -> bool:
         """Whether `<name>.jsonl` has a row of this step; every process may ask."""
         path = self.out / f"{name}.jsonl"
-        return path.is_file() and any(json.loads(line)["step"] == step for line in _whole_lines(path))
+        return path.is_file() and any(own == step for own, _ in _rows(path))
 
 
 def _forget(path: Path, start: int) -> None:
     """Drop what a killed run logged after the state from which it goes on: those steps come again."""
     if path.is_file():
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= start]
+        kept = [line for step, line in _rows(path) if step <= start]
         with written_whole(path) as file:
             file.writelines(kept)
 
 
-def _whole_lines(path: Path) -> list[str]:
-    """Without the one in which a run was killed."""
-    return [line for line in path.read_text("utf-8").splitlines(keepends=True) if line.endswith("\n")]
+def _rows(path: Path) -> list[tuple[int, str]]:
+    """Steps and lines, without the one in which a run was killed."""
+    rows = []
+    lines = path.read_text("utf-8", errors="replace").splitlines(keepends=True)
+    for number, line in enumerate(lines, 1):
+        if not line.endswith("\n"):
+            continue
+        try:
+            step = json.loads(line)["step"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            step = None
+        if type(step) is not int:
+            problem = "not a line of a training's figures"
+            raise XsegError(problem, where=f"{path}, line {number}", remedy="Delete that line, or move the file away")
+        rows.append((step, line))
+    return rows
 
 
 def _open_board(folder: Path, start: int) -> Any:

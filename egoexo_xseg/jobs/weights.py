@@ -99,7 +99,8 @@ def inspect(folder: Path) -> Contents:
         "fusion": "none yet: a start of training" if "fusion" in headers.lacking else config.fusion,
         "trained": "no" if config.untrained else "yes",
     }
-    dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in headers.weights.values()} - {"int64"})
+    stored = {tensor.dtype for tensor in headers.weights.values() if tensor.is_floating_point()}  # without counters
+    dtypes = sorted(str(dtype).removeprefix("torch.") for dtype in stored)
     files = weight_files(folder)
     return Contents(
         {name: parts[name] for name in dict.fromkeys([*PARTS.values(), *parts]) if name in parts},

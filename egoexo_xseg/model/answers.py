@@ -141,9 +141,3 @@ def _fetch(parts: Sequence[Tensor]) -> list[Tensor]:
     return [
         own.view(part.shape) for own, part in zip(whole.split([part.numel() for part in parts]), parts, strict=True)
     ]
-
-
-def is_out_of_memory(fault: Exception) -> bool:
-    """Torch has a type for it, but on a CPU and in CUDA's libraries only words."""
-    words = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
-    return isinstance(fault, (torch.OutOfMemoryError, MemoryError)) or any(own in str(fault) for own in words)

@@ -4,43 +4,42 @@ from __future__ import annotations
 
 import json
 import logging
-import pickle
+import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from huggingface_hub import save_torch_state_dict
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers.initialization import no_init_weights
 
-from egoexo_xseg.errors import CheckpointError, XsegError
+from egoexo_xseg.errors import CheckpointError, XsegError, printable
 from egoexo_xseg.model.configuration import CrossViewConfig
 from egoexo_xseg.model.folders import hash_files, whole_folder
 from egoexo_xseg.model.prompts import PromptBuilder, byte_tokenizer, word_tokenizer
 from egoexo_xseg.model.released import from_released, is_dead
 from egoexo_xseg.model.segmenter import CrossViewModel
+from egoexo_xseg.model.weight_files import INDEXES, SINGLES, is_same_kind, iter_weights, read_object, weight_files
 from egoexo_xseg.progress import detail
 
-INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-SINGLES = ("model.safetensors", "pytorch_model.bin")
 WORDS = ("tokenizer.json", "vocab.json", "merges.txt", "added_tokens.json")
 RELEASED_TYPE = "llava_phi"
 VOCABULARY = "model.embed_tokens.weight"
 
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64}
-"""By safetensors' names."""
+OWN = (*INDEXES, *SINGLES, *WORDS, "config.json", "train.json", "origin.json", "calibration.json", "reliability.png")
+"""Files of a checkpoint, besides SHARD: where another is saved in its place they go, and everything else stays."""
+
+SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 
 FRESH = ("fusion", "region_heads")
 """Parts that a training may start without."""
 
 SHOWN = 20
 """Names listed of each kind of fault; a wrong folder has hundreds."""
-
-MAX_JSON = 1 << 26
 
 log = logging.getLogger("egoexo_xseg")
 
@@ -69,9 +68,7 @@ def load_checkpoint(
         raise CheckpointError(f"the tokenizer has {num_tokens} tokens, the model knows {rows}", where=folder)
     fresh = []
     if changes is not None:
-        for name, value in changes.items():
-            setattr(config, name, value)
-        fresh = headers.lacking
+        config, fresh = _changed(config, changes), headers.lacking
     check_weights(config, found, where=folder, fresh=fresh)
     with torch.device(device), _default_dtype(dtype), no_init_weights():
         segmenter = CrossViewModel(config)
@@ -104,7 +101,7 @@ class Headers:
 
 def read_headers(folder: Path) -> Headers:
     """Look at a folder without reading its weights."""
-    shapes = {name: tensor for path in weight_files(folder) for name, tensor in _iter_weights(path, headers_only=True)}
+    shapes = {name: tensor for path in weight_files(folder) for name, tensor in iter_weights(path, headers_only=True)}
     config, released = _read_config(folder / "config.json", shapes)
     dead = [name for name in shapes if released and is_dead(name)]
     heads = config.language.num_attention_heads if released else None
@@ -116,18 +113,19 @@ def iter_translated(folder: Path, headers: Headers | None = None) -> Iterator[tu
     headers = headers or read_headers(folder)
     heads = headers.config.language.num_attention_heads if headers.released else None
     for path in weight_files(folder):
-        for name, tensor in _iter_weights(path):
+        for name, tensor in iter_weights(path):
             yield from _translate({name: tensor}, heads).items()
 
 
 def check_weights(
     config: CrossViewConfig, found: Mapping[str, Tensor], where: object, fresh: Sequence[str] = ()
 ) -> None:
-    """Compare weights (by our names) with what `config` asks for; only names and shapes are looked at.
+    """Compare weights (by our names) with what `config` asks for; only names, shapes and types are looked at.
 
-    Raises one CheckpointError that lists all that is missing or of the wrong shape; names the unknown in a warning.
+    Raises one CheckpointError that lists all that is missing or of the wrong shape or type; names the unknown in a
+    warning.
     """
-    expected = _expected_shapes(config)
+    expected = _expected_weights(config)
     # A counter that inference never reads; some tools drop it.
     missing = [
         name
@@ -135,23 +133,29 @@ def check_weights(
         if name not in found and not name.endswith("num_batches_tracked") and name.partition(".")[0] not in fresh
     ]
     wrong = [
-        f"{name} ({_size(found[name].shape)} instead of {_size(shape)})"
-        for name, shape in expected.items()
-        if name in found and found[name].shape != shape
+        f"{name} ({_size(found[name].shape)} instead of {_size(tensor.shape)})"
+        for name, tensor in expected.items()
+        if name in found and found[name].shape != tensor.shape
+    ]
+    coded = [
+        f"{name} ({str(found[name].dtype).removeprefix('torch.')})"
+        for name, tensor in expected.items()
+        if name in found and not is_same_kind(found[name].dtype, tensor.dtype)
     ]
     unknown = [name for name in found if name not in expected]
     if unknown:
         log.warning("%s: weights that this model does not know are skipped: %s", where, _listed(unknown))
-    faults = [f"missing: {_listed(missing)}"] * bool(missing) + [f"wrong shape: {_listed(wrong)}"] * bool(wrong)
+    kinds = {"missing": missing, "wrong shape": wrong, "wrong type": coded}
+    faults = [f"{kind}: {_listed(names)}" for kind, names in kinds.items() if names]
     if faults:
         raise CheckpointError(f"the weights do not fit the model; {'; '.join(faults)}", where=where)
 
 
-def _expected_shapes(config: CrossViewConfig) -> dict[str, torch.Size]:
-    """Names and shapes of all weights, without allocating any."""
+def _expected_weights(config: CrossViewConfig) -> dict[str, Tensor]:
+    """All weights, without allocating any."""
     try:
         with torch.device("meta"):
-            return {name: tensor.shape for name, tensor in CrossViewModel(config).state_dict().items()}
+            return CrossViewModel(config).state_dict()
     except Exception as fault:  # values that are possible one by one but not together
         raise CheckpointError(f"no model can be built ({str(fault)[:200]})", where="config.json") from None
 
@@ -166,14 +170,15 @@ def save_checkpoint(
     """Write weights (safetensors, in shards of 5 GB), configuration and tokenizer; all of it appears at once.
 
     `weights` stand for the segmenter's own where those are spread over processes. Copies of the files `beside` are
-    part of the folder.
+    part of the folder. An earlier checkpoint there is replaced, and what else lies beside it, such as a README.md, kept.
     """
-    if folder.exists() and not _is_replaceable(folder):
-        raise CheckpointError("not a checkpoint folder", where=folder, remedy="Choose a new or an empty one")
+    kept = _others(folder) if folder.exists() else []
     with whole_folder(folder, replaced=True) as fresh:
         save_torch_state_dict(dict(weights or segmenter.state_dict()), fresh, max_shard_size="5GB")
         segmenter.config.save_pretrained(fresh)
         prompts.save(fresh)
+        for path in kept:
+            (shutil.copytree if path.is_dir() else shutil.copy2)(path, fresh / path.name)
         for path in beside:
             shutil.copyfile(path, fresh / path.name)
 
@@ -202,89 +207,37 @@ def checkpoint_hash(folder: Path) -> str:
     return hash_files([*weight_files(folder), *words])
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The files that hold a folder's weights, sorted; shards named by an index never lie outside the folder."""
-    for name in INDEXES:
-        if (folder / name).is_file():
-            table = _read_json(folder / name).get("weight_map")
-            shards = list(table.values()) if isinstance(table, dict) and table else [None]
-            for shard in shards:
-                if not (isinstance(shard, str) and Path(shard).name == shard and (folder / shard).is_file()):
-                    raise CheckpointError(f"no shard {shard!r} in this folder", where=folder / name)
-            return sorted({folder / shard for shard in shards})
-    for name in SINGLES:
-        if (folder / name).is_file():
-            return [folder / name]
-    raise CheckpointError("no weights in this folder", where=folder, remedy=f"It needs {SINGLES[0]} or its shards")
-
-
-def _iter_weights(path: Path, headers_only: bool = False) -> Iterator[tuple[str, Tensor]]:
-    """Name and tensor, one by one; of headers, tensors without memory."""
-    try:
-        if path.suffix == ".safetensors":
-            # Not by mapping the file, whose pages would count as memory beside the model's own.
-            with safe_open(path, "pt", backend="pread") as file:
-                for name in file.keys():  # noqa: SIM118 - not a mapping
-                    if headers_only:
-                        part = file.get_slice(name)
-                        dtype = DTYPES.get(part.get_dtype(), torch.float32)
-                        yield name, torch.empty(part.get_shape(), dtype=dtype, device="meta")
-                    else:
-                        yield name, file.get_tensor(name)
-            return
-        weights = _load_pickled(path)
-    except pickle.UnpicklingError:
-        raise CheckpointError(
-            "the file holds something else than weights, and nothing is unpickled", where=path
-        ) from None
-    except (SafetensorError, OSError, RuntimeError, EOFError) as fault:
-        raise CheckpointError(f"the file cannot be read ({str(fault)[:200]})", where=path) from None
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
-        raise CheckpointError("the file holds something else than weights", where=path)
-    for name, tensor in weights.items():
-        yield str(name), tensor.to("meta") if headers_only else tensor
-
-
-def _load_pickled(path: Path) -> object:
-    """Tensors only; whatever else a reader of broken files stumbles over is one kind of fault."""
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (IndexError, KeyError, ValueError, TypeError, AttributeError) as fault:
-        raise RuntimeError(str(fault)) from None
+def _changed(config: CrossViewConfig, changes: Mapping[str, object]) -> CrossViewConfig:
+    """The configuration with other values, which are checked like its own."""
+    saved = json.loads(config.to_json_string())
+    return _checked(CrossViewConfig.from_dict, saved | dict(changes), where="config.json")
 
 
 def _read_config(path: Path, shapes: Mapping[str, Tensor]) -> tuple[CrossViewConfig, bool]:
     """The configuration, and whether the weights bear the released names."""
-    values = _read_json(path)
+    values = read_object(path)
     kind = values.get("model_type")
-    try:
-        if kind == CrossViewConfig.model_type:
-            return CrossViewConfig.from_dict(values), False
-        if kind == RELEASED_TYPE:
-            if VOCABULARY not in shapes:
-                raise CheckpointError(f"the weights do not fit the model; missing: {VOCABULARY}", where=path.parent)
-            return CrossViewConfig.from_released(values, vocab_size=len(shapes[VOCABULARY])), True
-    except XsegError:
-        raise
-    except Exception as fault:  # transformers checks the values, with exceptions of its own
-        raise CheckpointError(f"the configuration cannot be used ({str(fault)[:200]})", where=path) from None
+    if kind == CrossViewConfig.model_type:
+        return _checked(CrossViewConfig.from_dict, values, where=path), False
+    if kind == RELEASED_TYPE:
+        if VOCABULARY not in shapes:
+            raise CheckpointError(f"the weights do not fit the model; missing: {VOCABULARY}", where=path.parent)
+        rows = len(shapes[VOCABULARY])
+        return _checked(partial(CrossViewConfig.from_released, vocab_size=rows), values, where=path), True
     raise CheckpointError(
         f"model_type is {kind!r}, not {CrossViewConfig.model_type!r} or {RELEASED_TYPE!r}", where=path
     )
 
 
-def _read_json(path: Path) -> dict:
+def _checked(
+    read: Callable[[dict[str, object]], CrossViewConfig], values: dict[str, object], where: object
+) -> CrossViewConfig:
     try:
-        if path.stat().st_size > MAX_JSON:
-            raise CheckpointError("the file is too large", where=path)
-        values = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError("the file is missing", where=path) from None
-    except (OSError, ValueError, RecursionError):
-        raise CheckpointError("the file is not readable JSON", where=path) from None
-    if not isinstance(values, dict):
-        raise CheckpointError("the file must hold a JSON object", where=path)
-    return values
+        return read(values)
+    except XsegError:
+        raise
+    except Exception as fault:  # transformers checks the values, with exceptions of its own
+        raise CheckpointError(f"the configuration cannot be used ({str(fault)[:200]})", where=where) from None
 
 
 def _translate(weights: Mapping[str, Tensor], released_heads: int | None) -> dict[str, Tensor]:
@@ -303,15 +256,16 @@ def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
         torch.set_default_dtype(before)
 
 
-def _is_replaceable(folder: Path) -> bool:
-    """An empty folder, or a checkpoint of ours with nothing in it that could be somebody's work."""
-    if not folder.is_dir():
-        return False
-    entries = list(folder.iterdir())
+def _others(folder: Path) -> list[Path]:
+    """What is no part of the checkpoint of ours in a folder; anything but such a checkpoint, or nothing, is refused."""
+    entries = sorted(folder.iterdir()) if folder.is_dir() else [folder]
     try:
-        return not entries or (not any(map(Path.is_dir, entries)) and not _read_config(folder / "config.json", {})[1])
+        ours = not entries or (folder.is_dir() and not _read_config(folder / "config.json", {})[1])
     except XsegError:
-        return False
+        ours = False
+    if not ours:
+        raise CheckpointError("not a checkpoint folder", where=folder, remedy="Choose a new or an empty one")
+    return [path for path in entries if path.is_dir() or not (path.name in OWN or SHARD.fullmatch(path.name))]
 
 
 def _size(shape: torch.Size) -> str:
@@ -320,4 +274,4 @@ def _size(shape: torch.Size) -> str:
 
 def _listed(names: list[str]) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return printable(", ".join(names[:SHOWN]) + more)

@@ -118,6 +118,8 @@ class CrossViewConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
         _check_size("image_size", self.image_size, MAX_SIDE)
         _check_size("image_size / patch_size", -(-self.image_size // self.swin.patch_size), MAX_MAP)
+        if self.image_size <= 8 * self.swin.patch_size:  # or the coarsest map is one place, which has no variance
+            raise CheckpointError(f"image_size must be above {8 * self.swin.patch_size}", where="config.json")
         for name in ("pixel_mean", "pixel_std"):
             values = getattr(self, name)
             if len(values) != 3 or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in values):
@@ -132,12 +134,7 @@ class CrossViewConfig(PreTrainedConfig):
             raise CheckpointError("region_levels must be numbers from 0 to 3", where="config.json")
         if not 0 <= self.pad_value <= 255:
             raise CheckpointError("pad_value must be within 0 and 255", where="config.json")
-        for name in ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads"):
-            _check_size(f"language's {name}", getattr(self.language, name))
-        _check_size("language's num_hidden_layers", self.language.num_hidden_layers, MAX_DEPTH)
-        turned = (self.language.rope_parameters or {}).get("partial_rotary_factor", 1.0)
-        if not isinstance(turned, (int, float)) or not 0 < turned <= 1:
-            raise CheckpointError("language's partial_rotary_factor must be above 0 and at most 1", where="config.json")
+        _check_language(self.language)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -216,6 +213,26 @@ def released_phi(**changes: Any) -> PhiConfig:
         "eos_token_id": None,
     }
     return PhiConfig(**values | changes)
+
+
+def _check_language(language: PhiConfig) -> None:
+    """What transformers finds out at the first answer, or never."""
+    counts = ("num_attention_heads", "num_key_value_heads")
+    for name in ("vocab_size", "hidden_size", "intermediate_size", *counts):
+        _check_size(f"language's {name}", getattr(language, name))
+    _check_size("language's num_hidden_layers", language.num_hidden_layers, MAX_DEPTH)
+    heads, own = (getattr(language, name) for name in counts)
+    if language.hidden_size % heads or heads % own:
+        problem = "language's num_attention_heads must divide its hidden_size, and num_key_value_heads those heads"
+        raise CheckpointError(problem, where="config.json")
+    width = getattr(language, "head_dim", None) or language.hidden_size // heads
+    _check_size("language's head_dim", width)
+    turned = (language.rope_parameters or {}).get("partial_rotary_factor", 1.0)
+    if not isinstance(turned, (int, float)) or not 0 < turned <= 1:
+        raise CheckpointError("language's partial_rotary_factor must be above 0 and at most 1", where="config.json")
+    if int(width * turned) % 2 or int(width * turned) < 2:
+        problem = f"language's partial_rotary_factor must turn an even number of a head's {width} channels"
+        raise CheckpointError(problem, where="config.json")
 
 
 def _read_shape(shape: type, name: str, values: object) -> Any:

@@ -86,6 +86,8 @@ class PromptBuilder:
         for caption in captions:
             if caption is not None and len(caption) > MAX_CAPTION:
                 raise XsegError(f"a caption has {len(caption)} characters, at most {MAX_CAPTION} are allowed")
+        # Arguments that are no UTF-8 come with lone surrogates, which tokenizers cannot take.
+        captions = [own if own is None else own.encode("utf-8", "replace").decode() for own in captions]
         text = TEMPLATE.format(system=SYSTEM, objects=", ".join(["<region>"] * len(captions)), tail=self.tail)
         ids = self._encode_pieces(text)
         sentences = ["" if caption is None else f" {caption}." for caption in captions]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from egoexo_xseg import __version__
 from egoexo_xseg.errors import CheckpointError
-from egoexo_xseg.model.checkpoint import WORDS, check_weights, iter_translated, read_headers
+from egoexo_xseg.model.checkpoint import WORDS, Headers, check_weights, iter_translated, read_headers
 from egoexo_xseg.model.folders import whole_folder
 from egoexo_xseg.model.hub import model_home, resolve_model
 from egoexo_xseg.model.prompts import PromptBuilder
@@ -41,13 +41,18 @@ def fetch_model(
     use is kept too; `newest` asks the Hub again.
     """
     folder = resolve_model(model, revision, newest=newest)
-    if folder == Path(model) or not read_headers(folder).released:
+    if folder == Path(model):
         return folder
     commit, name = folder.name, str(dtype).removeprefix("torch.")
     target = model_home(str(model)) / f"{commit}-{name}"
-    if not target.is_dir():
-        detail(f"{model}: translated into {target}")
-        translate(folder, target, dtype, {"repository": str(model), "commit": commit})
+    # First, since even the names of pickled weights cost reading all of them.
+    if target.is_dir():
+        return target
+    headers = read_headers(folder)
+    if not headers.released:
+        return folder
+    detail(f"{model}: translated into {target}")
+    translate(folder, target, dtype, {"repository": str(model), "commit": commit}, headers)
     return target
 
 
@@ -65,19 +70,21 @@ def read_origin(folder: Path) -> dict[str, str]:
     return {name: value for name, value in values.items() if isinstance(value, str)} if isinstance(values, dict) else {}
 
 
-def translate(source: Path, target: Path, dtype: torch.dtype, origin: dict[str, str]) -> None:
+def translate(
+    source: Path, target: Path, dtype: torch.dtype, origin: dict[str, str], headers: Headers | None = None
+) -> None:
     """Write a checkpoint of the released names under ours, all of it at once.
 
     Every name and shape is checked before anything is read; then tensor by tensor, in memory no more than 2 GB (pickled
     weights: and one file).
     """
-    headers = read_headers(source)
+    headers = headers or read_headers(source)
     check_weights(headers.config, headers.weights, where=source, fresh=headers.lacking)
     with whole_folder(target) as fresh:
         _write_tokenizer(source, fresh, headers.config.language.vocab_size)
         headers.config.save_pretrained(fresh)
         wanted = {name: tensor.numel() for name, tensor in headers.weights.items()}
-        _write_weights(iter_translated(source), fresh, dtype, len(wanted))
+        _write_weights(iter_translated(source, headers), fresh, dtype, len(wanted))
         (fresh / ORIGIN).write_text(json.dumps(origin | {"xseg": __version__}, indent=1) + "\n", "utf-8")
 
 
