@@ -170,7 +170,7 @@ def save_checkpoint(
     """Write weights (safetensors, in shards of 5 GB), configuration and tokenizer; all of it appears at once.
 
     `weights` stand for the segmenter's own where those are spread over processes. Copies of the files `beside` are
-    part of the folder. An earlier checkpoint there is replaced, and what else lies beside it, such as a README.md, kept.
+    part of the folder. An earlier checkpoint there is replaced; what else lies beside it, such as a README.md, is kept.
     """
     kept = _others(folder) if folder.exists() else []
     with whole_folder(folder, replaced=True) as fresh:
