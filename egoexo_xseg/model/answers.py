@@ -66,7 +66,7 @@ def unroll(segmenter: CrossViewModel, batch: Batch, encoding: Encoding) -> Canva
         for start in range(0, len(targets), at_once)
     ]
     memory = tuple(torch.cat(scale) for scale in zip(*(memory for _, memory in parts), strict=True))
-    return Canvas(torch.cat([features for features, _ in parts]), memory, own.to(segmenter.device))
+    return Canvas(torch.cat([features for features, _ in parts]), memory, tuple(own.tolist()))
 
 
 def _at_once(segmenter: CrossViewModel) -> int:

@@ -202,7 +202,7 @@ class CrossViewModel(PreTrainedModel):
         """Pass the target images through the pixel decoder, each once however many records ask for it."""
         targets, own = batch.distinct_targets()
         mask_features, memory = self.pixel_decoder(tuple(level[targets] for level in encoding.features))
-        return Canvas(mask_features, memory, own.to(mask_features.device))
+        return Canvas(mask_features, memory, tuple(own.tolist()))
 
     def propose(self, batch: Batch, canvas: Canvas, reading: Reading) -> Output:
         """The rest of `decode`; a caller that asks the same images again may keep their canvas."""
