@@ -39,15 +39,16 @@ def window_places(
 ) -> tuple[Int[Tensor, " P"], Int[Tensor, " HW"]]:
     """The places of a map, padded to whole windows and shifted cyclically, window by window; and the way back.
 
-    The first are rows of the padded map, the second, for each place of the map itself, rows of the first. To gather by
-    them is one copy each, where padding, rolling and cutting are three.
+    The first are rows of the map, or the row after its last for padding; the second, for each place of the map, rows
+    of the first. To gather by them is one copy each, where padding, rolling and cutting are three.
     """
     with torch.inference_mode(False):
         (H, W), (bottom, right) = hw, padding(hw, window)
-        rows = torch.arange((H + bottom) * (W + right), device=device).view(1, H + bottom, W + right, 1)
+        rows = torch.arange(H * W, device=device).view(1, H, W, 1)
+        rows = F.pad(rows, (0, 0, 0, right, 0, bottom), value=H * W)
         into = split_windows(rows.roll((-shift, -shift), (1, 2)), window).flatten()  # (P)
-        back = torch.empty_like(into).scatter_(0, into, rows.flatten())
-        return into, back.view(H + bottom, W + right)[:H, :W].flatten()
+        back = into.new_empty(H * W + 1).scatter_(0, into, torch.arange(len(into), device=device))
+        return into, back[: H * W]
 
 
 def padding(hw: tuple[int, int], window: int) -> tuple[int, int]:
@@ -84,16 +85,28 @@ class WindowAttention(nn.Module):
         index = position_index(self.window_size, self.relative_position_bias_table.device)
         return self.relative_position_bias_table[index].permute(2, 0, 1).contiguous()  # (heads, A, A)
 
-    def forward(self, x: Float[Tensor, "BM A C"], mask: Float[Tensor, "M A A"] | None) -> Float[Tensor, "BM A C"]:
-        """Attend within windows, image by image; `mask` is that of a shifted map, the same for every image."""
-        BM, A, C = x.shape
+    def forward(
+        self,
+        x: Float[Tensor, "B HW C"],
+        places: tuple[Int[Tensor, " P"], Int[Tensor, " HW"]],
+        mask: Float[Tensor, "M A A"] | None,
+    ) -> Float[Tensor, "B HW C"]:
+        """Attend within the windows of `window_places`; `mask` is that of a shifted map, the same for every image.
+
+        Zeros fill the last windows, and are attended to like anything else: the released weights know them. All of
+        them are one row here, and none is projected back.
+        """
+        (B, HW, C), A, (into, back) = x.shape, self.window_size**2, places
+        padded = F.pad(x, (0, 0, 0, 1)) if len(into) > HW else x
+        qkv = self.qkv(padded).index_select(1, into)  # (B, P, 3*C)
+        BM = B * len(into) // A
         bias = self.bias()[None]  # (1, heads, A, A)
         if mask is not None:
             bias = bias + mask[:, None].to(bias.dtype)  # (M, heads, A, A)
             bias = bias.expand(BM // len(mask), -1, -1, -1, -1).flatten(0, 1)  # (B*M, heads, A, A)
-        q, k, v = self.qkv(x).view(BM, A, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # 3 x (B*M, heads, A, d)
+        q, k, v = qkv.view(BM, A, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # 3 x (B*M, heads, A, d)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
-        return self.proj(x.transpose(1, 2).reshape(BM, A, C))
+        return self.proj(x.transpose(1, 2).reshape(B, -1, C).index_select(1, back))  # (B, HW, C)
 
 
 class Mlp(nn.Module):
@@ -126,15 +139,11 @@ class Block(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def attend(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
-        """Zeros fill the last windows, and are attended to like anything else: the released weights know them."""
         B, H, W, C = x.shape
         window, shift = self.window_size, self.shift
         bottom, right = padding((H, W), window)
-        x = F.pad(x, (0, 0, 0, right, 0, bottom)) if bottom or right else x
-        into, back = window_places((H, W), window, shift, x.device)
-        windows = x.flatten(1, 2).index_select(1, into).view(-1, window * window, C)  # (B*M, A, C)
         mask = shift_mask((H + bottom, W + right), window, x.device) if shift else None
-        return self.attn(windows, mask).view(B, -1, C).index_select(1, back).view(B, H, W, C)
+        return self.attn(x.flatten(1, 2), window_places((H, W), window, shift, x.device), mask).view(B, H, W, C)
 
     def drop_path(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
         """Stochastic depth: in training, a branch is left out for some images and scaled up for the others."""
