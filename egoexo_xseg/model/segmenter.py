@@ -137,11 +137,15 @@ class CrossViewModel(PreTrainedModel):
 
     def encode(self, images: UInt8[Tensor, "I 3 S S"]) -> Encoding:
         """Look at images; a caller that meets an image again may keep its encoding."""
+        features = self.see(images)
+        return Encoding(features, self.projector(features[-1]))
+
+    def see(self, images: UInt8[Tensor, "I 3 S S"]) -> tuple[Float[Tensor, "I _ _ _"], ...]:
+        """The image tower's maps."""
         mean, std = (channels(tuple(v), images.device) for v in (self.config.pixel_mean, self.config.pixel_std))
         pixels = (images - mean) / std
         # Laid out like the released code's maps: convolutions round differently on channels-last ones.
-        features = tuple(level.contiguous() for level in self.swin(pixels.to(self.dtype)))
-        return Encoding(features, self.projector(features[-1]))
+        return tuple(level.contiguous() for level in self.swin(pixels.to(self.dtype)))
 
     def answer(self, batch: Batch, encoding: Encoding) -> Output:
         """Answer a batch whose `images` were encoded already."""
