@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from egoexo_xseg.model.positions import sine_positions
+from egoexo_xseg.model.precision import LayerNorm, Linear, full, halved
 
 NUM_SCALES = 3
 """Layers take turns in reading the three memory maps."""
@@ -58,6 +59,7 @@ def draw(
     embeddings: Float[Tensor, "B N M"], features: Float[Tensor, "I M h w"], groups: Groups
 ) -> Float[Tensor, "B N h w"]:
     """How well each place of its image fits each embedding; all of an image's records are drawn as one product."""
+    embeddings, features = full(embeddings), full(features)
 
     def work(images: slice, records: slice | Tensor) -> Float[Tensor, "R N h w"]:
         own, asked = features[images].flatten(2), embeddings[records]
@@ -82,7 +84,7 @@ class Attention(nn.Module):
         self.num_heads = num_heads
         self.in_proj_weight = nn.Parameter(torch.empty(3 * hidden_dim, hidden_dim))
         self.in_proj_bias = nn.Parameter(torch.zeros(3 * hidden_dim))
-        self.out_proj = nn.Linear(hidden_dim, hidden_dim)
+        self.out_proj = Linear(hidden_dim, hidden_dim)
         nn.init.xavier_uniform_(self.in_proj_weight)
         nn.init.xavier_uniform_(self.out_proj.weight)
         nn.init.zeros_(self.out_proj.bias)
@@ -101,7 +103,7 @@ class Attention(nn.Module):
         of all its records in a row. Without them, each record has its own.
         """
         parts = zip((q, k, v), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True)
-        q, k, v = (F.linear(x, weight, bias) for x, weight, bias in parts)
+        q, k, v = (F.linear(halved(x, weight), weight, bias) for x, weight, bias in parts)
         if groups is None:
             return self.out_proj(self._attend(q, k, v, attended))
 
@@ -134,7 +136,7 @@ class CrossAttentionLayer(nn.Module):
     def __init__(self, hidden_dim: int, num_heads: int) -> None:
         super().__init__()
         self.multihead_attn = Attention(hidden_dim, num_heads)
-        self.norm = nn.LayerNorm(hidden_dim)
+        self.norm = LayerNorm(hidden_dim)
 
     def forward(
         self,
@@ -155,7 +157,7 @@ class SelfAttentionLayer(nn.Module):
     def __init__(self, hidden_dim: int, num_heads: int) -> None:
         super().__init__()
         self.self_attn = Attention(hidden_dim, num_heads)
-        self.norm = nn.LayerNorm(hidden_dim)
+        self.norm = LayerNorm(hidden_dim)
 
     def forward(
         self, x: Float[Tensor, "B N C"], order: Float[Tensor, "N C"], attended: Bool[Tensor, "B 1 1 N"] | None
@@ -168,9 +170,9 @@ class FeedForwardLayer(nn.Module):
 
     def __init__(self, hidden_dim: int, feedforward_dim: int) -> None:
         super().__init__()
-        self.linear1 = nn.Linear(hidden_dim, feedforward_dim)
-        self.linear2 = nn.Linear(feedforward_dim, hidden_dim)
-        self.norm = nn.LayerNorm(hidden_dim)
+        self.linear1 = Linear(hidden_dim, feedforward_dim)
+        self.linear2 = Linear(feedforward_dim, hidden_dim)
+        self.norm = LayerNorm(hidden_dim)
         nn.init.xavier_uniform_(self.linear1.weight)
         nn.init.xavier_uniform_(self.linear2.weight)
 
@@ -183,7 +185,7 @@ class Mlp(nn.Module):
 
     def __init__(self, *widths: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.layers = nn.ModuleList(Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, x: Float[Tensor, "B N C"]) -> Float[Tensor, "B N M"]:
         for layer in self.layers[:-1]:
@@ -212,7 +214,7 @@ class MaskDecoder(nn.Module):
             SelfAttentionLayer(hidden_dim, num_heads) for _ in layers
         )
         self.transformer_ffn_layers = nn.ModuleList(FeedForwardLayer(hidden_dim, feedforward_dim) for _ in layers)
-        self.decoder_norm = nn.LayerNorm(hidden_dim)
+        self.decoder_norm = LayerNorm(hidden_dim)
         self.query_embed = nn.Embedding(num_queries, hidden_dim)
         self.level_embed = nn.Embedding(NUM_SCALES, hidden_dim)
         self.mask_embed = Mlp(hidden_dim, hidden_dim, hidden_dim, mask_dim)
@@ -269,6 +271,7 @@ class MaskDecoder(nn.Module):
         look: Callable[[Float[Tensor, "B N C"], int], Bool[Tensor, "B 1 N T"]],
     ) -> Iterator[Float[Tensor, "B N C"]]:
         """The proposals after each layer; `look` tells what they attend to of a scale, as they are before it."""
+        x = full(x)
         scales, groups = self._remember(canvas.memory), canvas.groups()
         order = self.query_embed.weight  # (N, C)
         order = F.pad(order, (0, 0, 0, x.shape[1] - len(order)))
@@ -304,7 +307,9 @@ class MaskDecoder(nn.Module):
         """Masks and condition logits, both plain dot products."""
         x = self.decoder_norm(x)
         mask_logits = draw(self.mask_embed(x), mask_features, groups)
-        return Level(mask_logits, conditions @ self.REGION_proj(x).transpose(1, 2))  # (B, N, h, w), (B, K, N)
+        return Level(
+            mask_logits, full(conditions) @ full(self.REGION_proj(x)).transpose(1, 2)
+        )  # (B, N, h, w), (B, K, N)
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from egoexo_xseg.model.positions import sine_positions
+from egoexo_xseg.model.precision import Conv2d, GroupNorm, LayerNorm, Linear, full, halved
 
 Sizes = Sequence[tuple[int, int]]
 """(height, width) of each of S maps whose places lie one after the other, row by row: T places in all."""
@@ -112,10 +113,10 @@ class DeformableAttention(nn.Module):
         self.num_heads = num_heads
         self.num_points = num_points
         points = num_heads * NUM_LEVELS * num_points
-        self.sampling_offsets = nn.Linear(hidden_dim, 2 * points)
-        self.attention_weights = nn.Linear(hidden_dim, points)
-        self.value_proj = nn.Linear(hidden_dim, hidden_dim)
-        self.output_proj = nn.Linear(hidden_dim, hidden_dim)
+        self.sampling_offsets = Linear(hidden_dim, 2 * points)
+        self.attention_weights = Linear(hidden_dim, points)
+        self.value_proj = Linear(hidden_dim, hidden_dim)
+        self.output_proj = Linear(hidden_dim, hidden_dim)
         self._reset()
 
     def _reset(self) -> None:
@@ -139,10 +140,10 @@ class DeformableAttention(nn.Module):
     ) -> Float[Tensor, "B T C"]:
         """`queries` are `x` with positions; they choose the points, `x` gives what is read there."""
         B, T, C = x.shape
-        values = self.value_proj(x).view(B, T, self.num_heads, -1)  # (B, T, heads, d)
+        values = full(self.value_proj(x)).view(B, T, self.num_heads, -1)  # (B, T, heads, d)
         # All x before all y, so that arithmetic runs over whole rows of either.
         weight, bias = self.sampling_offsets.weight.view(-1, 2, C), self.sampling_offsets.bias.view(-1, 2)
-        offsets = F.linear(queries, weight.transpose(0, 1).flatten(0, 1), bias.T.flatten())
+        offsets = F.linear(halved(queries, weight), weight.transpose(0, 1).flatten(0, 1), bias.T.flatten())
         offsets = offsets.view(B, T, 2, self.num_heads, NUM_LEVELS, self.num_points)
         exact = torch.promote_types(x.dtype, torch.float32)  # half precision has no room for places on a large map
         places = own_places(tuple(sizes), exact, x.device).transpose(1, 2)[:, :, None, :, None] + offsets
@@ -175,10 +176,10 @@ class EncoderLayer(nn.Module):
     def __init__(self, hidden_dim: int, num_heads: int, feedforward_dim: int, num_points: int) -> None:
         super().__init__()
         self.self_attn = DeformableAttention(hidden_dim, num_heads, num_points)
-        self.norm1 = nn.LayerNorm(hidden_dim)
-        self.linear1 = nn.Linear(hidden_dim, feedforward_dim)
-        self.linear2 = nn.Linear(feedforward_dim, hidden_dim)
-        self.norm2 = nn.LayerNorm(hidden_dim)
+        self.norm1 = LayerNorm(hidden_dim)
+        self.linear1 = Linear(hidden_dim, feedforward_dim)
+        self.linear2 = Linear(feedforward_dim, hidden_dim)
+        self.norm2 = LayerNorm(hidden_dim)
         nn.init.xavier_uniform_(self.linear1.weight)
         nn.init.xavier_uniform_(self.linear2.weight)
 
@@ -235,14 +236,14 @@ class PixelDecoder(nn.Module):
         super().__init__()
         finest, *coarser = in_channels
         self.input_proj = nn.ModuleList(
-            nn.Sequential(_convolution(channels, hidden_dim, 1), nn.GroupNorm(32, hidden_dim))
+            nn.Sequential(_convolution(channels, hidden_dim, 1), GroupNorm(32, hidden_dim))
             for channels in reversed(coarser)
         )
         encoder = Encoder(num_layers, hidden_dim, num_heads, feedforward_dim, num_points)
         self.transformer = DeformableTransformer(encoder, hidden_dim)
         # The ReLU after the lateral projection is the released code's own; Mask2Former has none there.
-        self.adapter_1 = nn.Sequential(_convolution(finest, hidden_dim, 1), nn.GroupNorm(32, hidden_dim), nn.ReLU())
-        self.layer_1 = nn.Sequential(_convolution(hidden_dim, hidden_dim, 3), nn.GroupNorm(32, hidden_dim), nn.ReLU())
+        self.adapter_1 = nn.Sequential(_convolution(finest, hidden_dim, 1), GroupNorm(32, hidden_dim), nn.ReLU())
+        self.layer_1 = nn.Sequential(_convolution(hidden_dim, hidden_dim, 3), GroupNorm(32, hidden_dim), nn.ReLU())
         self.mask_features = _convolution(hidden_dim, mask_dim, 1)
 
     def forward(
@@ -254,11 +255,11 @@ class PixelDecoder(nn.Module):
         memory = self.transformer(projected)  # 3 x (B, C, h_s, w_s)
         lateral = self.adapter_1(finest)  # (B, C, h, w)
         coarse = F.interpolate(memory[-1], size=lateral.shape[-2:], mode="bilinear", align_corners=False)
-        return self.mask_features(self.layer_1(lateral + coarse)), memory
+        return full(self.mask_features(self.layer_1(lateral + coarse))), memory
 
 
 def _convolution(in_channels: int, out_channels: int, size: int) -> nn.Conv2d:
-    convolution = nn.Conv2d(in_channels, out_channels, size, padding=size // 2)
+    convolution = Conv2d(in_channels, out_channels, size, padding=size // 2)
     nn.init.xavier_uniform_(convolution.weight)
     nn.init.zeros_(convolution.bias)
     return convolution

@@ -17,6 +17,7 @@ from egoexo_xseg.model.configuration import CrossViewConfig
 from egoexo_xseg.model.inputs import Batch
 from egoexo_xseg.model.mask_decoder import Canvas, Level, MaskDecoder
 from egoexo_xseg.model.pixel_decoder import PixelDecoder
+from egoexo_xseg.model.precision import Linear
 from egoexo_xseg.model.projector import Projector
 from egoexo_xseg.model.prompts import Layout, Prompt, lay_out
 from egoexo_xseg.model.swin import Swin
@@ -94,10 +95,10 @@ class CrossViewModel(PreTrainedModel):
         )
         self.language = fuse_activations(PhiModel(config.language))
         self.mask_tokens = nn.Parameter(torch.zeros(decoder.num_mask_tokens, width))
-        self.mask_head = nn.Linear(width, decoder.hidden_dim)
-        self.object_head = nn.Linear(width, decoder.hidden_dim)
-        self.caption_head = nn.Linear(width, decoder.hidden_dim)
-        self.region_heads = nn.ModuleList(nn.Linear(swin.widths[level], width) for level in config.region_levels)
+        self.mask_head = Linear(width, decoder.hidden_dim)
+        self.object_head = Linear(width, decoder.hidden_dim)
+        self.caption_head = Linear(width, decoder.hidden_dim)
+        self.region_heads = nn.ModuleList(Linear(swin.widths[level], width) for level in config.region_levels)
         self.fusion = FUSIONS[config.fusion](decoder.hidden_dim)
         self.pixel_decoder = PixelDecoder(
             in_channels=swin.widths,

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
+from egoexo_xseg.model.precision import Conv2d, LayerNorm, Linear, full
+
 BLOCKED = -100.0
 """Added to the scores between the two sides of a shifted map's seam; finite, as the weights met it in training."""
 
@@ -77,8 +79,8 @@ class WindowAttention(nn.Module):
         self.window_size = window_size
         self.num_heads = num_heads
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window_size - 1) ** 2, num_heads))
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def bias(self) -> Float[Tensor, "heads A A"]:
@@ -114,8 +116,8 @@ class Mlp(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, 4 * width)
-        self.fc2 = nn.Linear(4 * width, width)
+        self.fc1 = Linear(width, 4 * width)
+        self.fc2 = Linear(4 * width, width)
 
     def forward(self, x: Float[Tensor, "*rows C"]) -> Float[Tensor, "*rows C"]:
         return self.fc2(F.gelu(self.fc1(x)))
@@ -129,9 +131,9 @@ class Block(nn.Module):
         self.window_size = window_size
         self.shift = window_size // 2 if shifted else 0
         self.drop_path_rate = drop_path_rate
-        self.norm1 = nn.LayerNorm(width)
+        self.norm1 = LayerNorm(width)
         self.attn = WindowAttention(width, num_heads, window_size)
-        self.norm2 = nn.LayerNorm(width)
+        self.norm2 = LayerNorm(width)
         self.mlp = Mlp(width)
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
@@ -158,14 +160,14 @@ class PatchMerging(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(4 * width)
-        self.reduction = nn.Linear(4 * width, 2 * width, bias=False)
+        self.norm = LayerNorm(4 * width)
+        self.reduction = Linear(4 * width, 2 * width, bias=False)
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B h w 2*C"]:
         _, H, W, _ = x.shape
         x = F.pad(x, (0, 0, 0, W % 2, 0, H % 2))
         quarters = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]  # column by column, as released
-        return self.reduction(self.norm(torch.cat(quarters, -1)))
+        return full(self.reduction(self.norm(torch.cat(quarters, -1))))
 
 
 class Stage(nn.Module):
@@ -193,8 +195,8 @@ class PatchEmbedding(nn.Module):
     def __init__(self, width: int, patch_size: int) -> None:
         super().__init__()
         self.patch_size = patch_size
-        self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
-        self.norm = nn.LayerNorm(width)
+        self.proj = Conv2d(3, width, patch_size, stride=patch_size)
+        self.norm = LayerNorm(width)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B h w C"]:
         _, _, H, W = images.shape
@@ -227,7 +229,7 @@ class Swin(nn.Module):
             for stage, (depth, heads) in enumerate(zip(depths, num_heads, strict=True))
         )
         for stage in range(len(depths)):
-            self.add_module(f"norm{stage}", nn.LayerNorm(embed_dim * 2**stage))
+            self.add_module(f"norm{stage}", LayerNorm(embed_dim * 2**stage))
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
