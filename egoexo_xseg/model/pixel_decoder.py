@@ -55,7 +55,7 @@ def sample_by_gather(
 ) -> Float[Tensor, "B L heads*d"]:
     """The same function as `sample_by_grid`, as one weighted gather over maps, points and their four neighbours.
 
-    On a CPU some ten times faster: nothing is sampled only to be weighted afterwards, and arithmetic runs over long
+    On a CPU some eight times faster: nothing is sampled only to be weighted afterwards, and arithmetic runs over long
     rows, in each of which a point's column tells its map and head.
     """
     B, _, heads, d = values.shape
