@@ -43,6 +43,16 @@ def attention_operations(query: Shape, key: Shape, value: Shape, *_: object, **_
 CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_operations}
 """What torch's counter leaves out."""
 
+PARTS = {
+    "image tower": ("swin", "forward"),
+    "projector": ("projector", "forward"),
+    "language model": ("language", "forward"),
+    "pixel decoder": ("pixel_decoder", "forward"),
+    "mask decoder": ("mask_decoder", "finish"),
+}
+"""Modules of the segmenter, and what does their work; what remains is pooling, scoring and resizing."""
+REST = "scoring and the rest"
+
 
 def make_model(config: CrossViewConfig, device: str, dtype: torch.dtype) -> CrossViewModel:
     """Random weights of a trained model's size."""
@@ -148,6 +158,30 @@ def timed(work: Callable[[], object], device: str, repeat: int) -> Took:
     return min(tries, key=lambda took: took.wall)
 
 
+@contextmanager
+def watched(segmenter: CrossViewModel, gauge: Callable[[], float]) -> Iterator[dict[str, float]]:
+    """By how much each part moves a gauge meanwhile."""
+    moved = dict.fromkeys([*PARTS, REST], 0.0)
+
+    def watch(name: str, work: Callable[..., object]) -> Callable[..., object]:
+        def working(*given: object, **named: object) -> object:
+            before = gauge()
+            made = work(*given, **named)
+            moved[name] += gauge() - before
+            return made
+
+        return working
+
+    for name, (part, method) in PARTS.items():
+        module = getattr(segmenter, part)
+        setattr(module, method, watch(name, getattr(module, method)))
+    began = gauge()
+    yield moved
+    moved[REST] = gauge() - began - sum(moved.values())
+    for part, method in PARTS.values():
+        delattr(getattr(segmenter, part), method)
+
+
 def matrix_rate(device: str, dtype: torch.dtype) -> float:
     """Operations a second of a large matrix product, two for each multiplication with its addition."""
     size = 8192 if device == "cuda" else 3072
@@ -175,6 +209,11 @@ class Work:
             took = timed(lambda: [released_way(segmenter, *pair) for pair in pairs], self.device, self.repeat)
         return took.per(count)
 
+    def clock(self) -> float:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
     def measure(self, segmenter: CrossViewModel) -> dict[str, float]:
         """All records together, as `xseg predict` answers a frame."""
         if self.device == "cpu":
@@ -185,18 +224,22 @@ class Work:
             segment(segmenter, batch, self.sizes)
 
         counter = FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
-        with counter:
-            took = timed(work, self.device, self.repeat)
-        operations = counter.get_total_flops() / self.repeat / len(self.records)
-        if self.device == "cuda":  # where counting takes time, and a first try warms up
+        with counter, watched(segmenter, counter.get_total_flops) as operations:  # and warms up
+            work()
+        if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
+        with watched(segmenter, self.clock) as seconds:  # of all tries
             took = timed(work, self.device, self.repeat)
-        rate = matrix_rate(self.device, segmenter.dtype)
-        found = took.per(len(self.records)) | {
-            "operations a record": operations,
+        rate, count = matrix_rate(self.device, segmenter.dtype), len(self.records)
+        found = took.per(count) | {
+            "operations a record": sum(operations.values()) / count,
             "operations a second of a matrix product": rate,
-            "share of it": operations / rate / took.per(len(self.records))["seconds a record"],
+            "share of it": sum(operations.values()) / rate / took.wall,
         }
+        for name, spent in seconds.items():
+            found[f"{name}, seconds a record"] = spent / self.repeat / count
+            found[f"{name}, share of the time"] = spent / sum(seconds.values())
+            found[f"{name}, share of a matrix product's rate"] = operations[name] * self.repeat / rate / spent
         peak = torch.cuda.max_memory_allocated() if self.device == "cuda" else 1024 * resource.getrusage(0).ru_maxrss
         return found | {"peak memory, GB" if self.device == "cuda" else "peak memory so far, GB": peak / 1e9}
 

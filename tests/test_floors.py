@@ -23,7 +23,7 @@ world.render
 world.scene
 world.draws
 world.recording
-model.configuration model.prompts model.positions model.released model.folders model.weight_files
+model.configuration model.prompts model.positions model.precision model.released model.folders model.weight_files
 model.inputs model.swin model.projector
 model.conditions model.assignment model.pixel_decoder model.mask_decoder
 model.segmenter model.losses

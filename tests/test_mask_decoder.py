@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from released_parts import UNREAD, Tiny, full_size_shapes, relative_error, shapes
 from torch import nn
 from transformers import Mask2FormerConfig
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerMaskedAttentionDecoderLayer
 
-from egoexo_xseg.model.mask_decoder import Attention, Canvas, MaskDecoder, where_to_look
+from egoexo_xseg.model.mask_decoder import Attention, Canvas, MaskDecoder, resize, where_to_look
 from egoexo_xseg.model.positions import sine_positions
 
 SMALL = {"hidden_dim": 16, "mask_dim": 8, "num_heads": 2, "num_layers": 4, "feedforward_dim": 24, "num_queries": 5}
@@ -30,7 +31,7 @@ def decoder() -> MaskDecoder:
 def inputs(batch: int = 2, objects: int = 3) -> dict:
     memory = tuple(torch.randn(batch, 16, *hw) for hw in ((2, 3), (4, 5), (8, 10)))
     return {
-        "canvas": Canvas(torch.randn(batch, 8, 16, 20), memory, torch.arange(batch)),
+        "canvas": Canvas(torch.randn(batch, 8, 16, 20), memory, tuple(range(batch))),
         "mask_embeddings": torch.randn(batch, 5, 16),
         "condition_embeddings": torch.randn(batch, objects, 16),
     }
@@ -55,7 +56,7 @@ def test_released_levels(golden):
                 Canvas(
                     outputs["eval.pixel_decoder.mask_features"],
                     tuple(outputs[f"eval.pixel_decoder.multi_scale.{scale}"] for scale in range(3)),
-                    own=torch.tensor([0]),
+                    own=(0,),
                 ),
                 mask_embeddings=outputs["eval.seg_query_projector.out"],
                 condition_embeddings=outputs["eval.mcfuse.sample0"][None],
@@ -113,7 +114,8 @@ def test_layers_are_mask2formers(decoder):
                 encoder_hidden_states=values,
                 encoder_attention_mask=~attended.expand(2, -1, -1),
             )[0]
-            expected = decoder.predict(x.transpose(0, 1), given["canvas"].mask_features, given["condition_embeddings"])
+            canvas, conditions = given["canvas"], given["condition_embeddings"]
+            expected = decoder.predict(x.transpose(0, 1), canvas.mask_features, canvas.groups(), conditions)
             for found, wanted in zip(levels[depth + 1], expected, strict=True):
                 assert relative_error(found, wanted) < 1e-5
 
@@ -163,7 +165,7 @@ def test_order_of_objects_and_other_records_do_not_matter(decoder):
         levels = decoder(**given)
         turned = decoder(**given | {"condition_embeddings": given["condition_embeddings"].flip(1)})
         alone = decoder(
-            replace(given["canvas"], own=torch.tensor([1])),
+            replace(given["canvas"], own=(1,)),
             **{name: tensor[1:] for name, tensor in given.items() if name != "canvas"},
         )
     for level, flipped, single in zip(levels, turned, alone, strict=True):
@@ -173,15 +175,31 @@ def test_order_of_objects_and_other_records_do_not_matter(decoder):
         torch.testing.assert_close(single.condition_logits, level.condition_logits[1:], rtol=1e-4, atol=1e-4)
 
 
-def test_records_may_share_an_image(decoder):
+@pytest.mark.parametrize("own", [(0, 1, 2), (1, 0, 1), (2, 2, 2)])
+def test_records_may_share_an_image(decoder, own):
+    """As if each had a copy of its own: every level, the short way, and gradients."""
     given = inputs(batch=3)
-    own = torch.tensor([1, 0, 1])
-    canvas = given.pop("canvas")
-    apart = Canvas(canvas.mask_features[own], tuple(scale[own] for scale in canvas.memory), torch.arange(3))
+    canvas = replace(given.pop("canvas"), own=own)
+    features = [canvas.mask_features.requires_grad_(), *(scale.requires_grad_() for scale in canvas.memory)]
+    apart = Canvas(canvas.mask_features[list(own)], tuple(scale[list(own)] for scale in canvas.memory), (0, 1, 2))
+    sums = []
+    for shared, single in zip(decoder(canvas, **given), decoder(apart, **given), strict=True):
+        torch.testing.assert_close(shared, single, rtol=1e-4, atol=1e-5)
+    for each in (canvas, apart):
+        levels = decoder(each, **given)
+        sums.append(sum((logits * logits.detach().cos()).sum() for level in levels for logits in level))
+    for shared, single in zip(*(torch.autograd.grad(total, features) for total in sums), strict=True):
+        torch.testing.assert_close(shared, single, rtol=1e-3, atol=1e-3)
     with torch.no_grad():
-        for shared, single in zip(decoder(replace(canvas, own=own), **given), decoder(apart, **given), strict=True):
-            torch.testing.assert_close(shared.mask_logits, single.mask_logits)
-            torch.testing.assert_close(shared.condition_logits, single.condition_logits)
+        torch.testing.assert_close(
+            decoder.finish(canvas, **given), decoder.finish(apart, **given), rtol=1e-4, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("hw", [(3, 5), (12, 7), (40, 40)])
+def test_maps_are_resized_as_torch_does(hw):
+    maps = torch.randn(2, 7, 12, 20)
+    torch.testing.assert_close(resize(maps, hw), F.interpolate(maps, size=hw, mode="bilinear", align_corners=False))
 
 
 def test_the_short_way_ends_at_the_same_level(decoder):
@@ -214,5 +232,5 @@ def test_bfloat16(decoder):
     with torch.no_grad():
         exact = decoder(**given)[0]
         levels = decoder.bfloat16()(rough_canvas, **rough)
-    assert {logits.dtype for level in levels for logits in level} == {torch.bfloat16}
+    assert {logits.dtype for level in levels for logits in level} == {torch.float32}
     assert relative_error(levels[0].mask_logits.float(), exact.mask_logits) < 0.1

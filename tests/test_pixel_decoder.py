@@ -157,6 +157,17 @@ def test_samples_by_hand(sampler):
     assert sampled.flatten().tolist() == pytest.approx([50, 52.5, 51, 50, 51.25, 50, 50], abs=1e-4)
 
 
+def test_no_number_is_no_place_and_is_not_hidden():
+    values, weights = torch.ones(2, 12, 2, 3), torch.ones(2, 4, 2, 2, 1)
+    places = torch.zeros(2, 4, 2, 2, 1, 2)
+    places[0, 1, 0, 0, 0, 0], places[1, 2, 1, 1, 0, 1], places[1, 3, 0] = torch.nan, torch.nan, torch.inf
+    sampled = sample_by_gather(values, [(2, 5), (1, 2)], places, weights).unflatten(-1, (2, 3))
+    broken = torch.zeros(2, 4, 2, dtype=torch.bool)
+    broken[0, 1, 0] = broken[1, 2, 1] = True
+    assert torch.equal(sampled.isnan().all(-1), broken)
+    assert sampled[1, 3].tolist() == [[0] * 3, [2] * 3]
+
+
 def test_a_place_keeps_its_relative_position_on_every_map():
     places = own_places(((2, 2), (4, 4)), torch.float64, CPU)
     assert places.shape == (20, 2, 2)
@@ -192,8 +203,8 @@ def test_bfloat16_samples_at_exact_places(decoder, monkeypatch, sampler):
     with torch.no_grad():
         exact, _ = decoder(maps)
         rough, memory = decoder.bfloat16()(tuple(level.bfloat16() for level in maps))
-    assert seen[-1] == (torch.bfloat16, torch.float32, torch.float32)
-    assert {level.dtype for level in (rough, *memory)} == {torch.bfloat16}
+    assert seen[-1] == (torch.float32,) * 3
+    assert {level.dtype for level in (rough, *memory)} == {torch.float32}
     assert relative_error(rough.float(), exact) < 0.1
 
 

@@ -110,7 +110,7 @@ def test_windows_are_cut_row_by_row():
 
 def test_places_of_shifted_windows():
     into, back = window_places((3, 4), 2, 1, torch.device("cpu"))  # a fourth row is padding
-    assert into.tolist() == [5, 6, 9, 10, 7, 4, 11, 8, 13, 14, 1, 2, 15, 12, 3, 0]
+    assert into.tolist() == [5, 6, 9, 10, 7, 4, 11, 8, 12, 12, 1, 2, 12, 12, 3, 0]
     assert into[back].tolist() == list(range(12))
 
 
@@ -121,7 +121,7 @@ def test_windows_are_those_of_padding_and_rolling(height, width, window, shifted
     x = torch.arange(1.0, height * width + 1).view(1, height, width, 1)
     padded = F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
     windows = split_windows(padded.roll((-shift, -shift), (1, 2)), window)
-    assert torch.equal(padded.flatten()[into].view_as(windows), windows)
+    assert torch.equal(F.pad(x.flatten(), (0, 1))[into].view_as(windows), windows)
     assert torch.equal(windows.flatten()[back].view_as(x), x)
 
 
@@ -174,5 +174,5 @@ def test_bfloat16(swin):
     with torch.no_grad():
         exact = swin(images)
         rough = swin.bfloat16()(images.bfloat16())
-    assert all(level.dtype == torch.bfloat16 for level in rough)
+    assert all(level.dtype == torch.float32 for level in rough)
     assert relative_error(rough[0].float(), exact[0]) < 0.1

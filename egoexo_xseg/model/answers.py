@@ -51,10 +51,10 @@ def segment(segmenter: CrossViewModel, batch: Batch, sizes: Sequence[tuple[int, 
 
 
 def encode(segmenter: CrossViewModel, images: UInt8[Tensor, "I 3 S S"]) -> Encoding:
-    """`CrossViewModel.encode`, a few images at a time."""
-    parts = [segmenter.encode(part) for part in images.split(_at_once(segmenter))]
-    features = tuple(torch.cat(level) for level in zip(*(part.features for part in parts), strict=True))
-    return Encoding(features, torch.cat([part.tokens for part in parts]))
+    """`CrossViewModel.encode`, a few images at a time as long as they are large."""
+    parts = [segmenter.see(part) for part in images.split(_at_once(segmenter))]
+    features = tuple(torch.cat(level) for level in zip(*parts, strict=True))
+    return Encoding(features, segmenter.projector(features[-1]))
 
 
 def unroll(segmenter: CrossViewModel, batch: Batch, encoding: Encoding) -> Canvas:
@@ -66,7 +66,7 @@ def unroll(segmenter: CrossViewModel, batch: Batch, encoding: Encoding) -> Canva
         for start in range(0, len(targets), at_once)
     ]
     memory = tuple(torch.cat(scale) for scale in zip(*(memory for _, memory in parts), strict=True))
-    return Canvas(torch.cat([features for features, _ in parts]), memory, own.to(segmenter.device))
+    return Canvas(torch.cat([features for features, _ in parts]), memory, tuple(own.tolist()))
 
 
 def _at_once(segmenter: CrossViewModel) -> int:

@@ -60,12 +60,13 @@ def fit_mask(mask: Bool[np.ndarray, "H W"], side: int) -> Bool[np.ndarray, "S S"
 def unfit(logits: Float[Tensor, "K h w"], fit: Fit, hw: tuple[int, int]) -> Float[Tensor, "K H W"]:
     """Undo `fit` on masks of any resolution: up to the square, cut off the padding, then to the wanted size.
 
-    Both steps are bilinear, in this order, as in the reference; sizes other than the image's own are allowed.
+    Both steps are bilinear, in this order, as in the reference; sizes other than the image's own are allowed. Each mask
+    is an image by itself, since torch is slow with several channels.
     """
-    square = F.interpolate(logits[None].float(), (fit.side, fit.side), mode="bilinear", align_corners=False)
+    square = F.interpolate(logits[:, None].float(), (fit.side, fit.side), mode="bilinear", align_corners=False)
     height, width = fit.fitted_hw
     image = square[:, :, :height, :width]
-    return F.interpolate(image, hw, mode="bilinear", align_corners=False)[0]  # (K, H, W)
+    return F.interpolate(image, hw, mode="bilinear", align_corners=False)[:, 0]  # (K, H, W)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from egoexo_xseg.model.precision import Conv2d, Linear, full
+
 
 class ResidualBlock(nn.Module):
     """A residual block whose second convolution runs twice in a row.
@@ -15,18 +17,18 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_channels: int, planes: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, planes, 3, stride=stride, padding=1, bias=False)
+        self.conv1 = Conv2d(in_channels, planes, 3, stride=stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = nn.Conv2d(planes, planes, 3, padding=1, bias=False)
+        self.conv2 = Conv2d(planes, planes, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(planes)
         self.downsample = nn.Sequential(
-            nn.Conv2d(in_channels, planes, 1, stride=stride, bias=False), nn.BatchNorm2d(planes)
+            Conv2d(in_channels, planes, 1, stride=stride, bias=False), nn.BatchNorm2d(planes)
         )
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B P h w"]:
         y = F.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(self.conv2(y)))
-        return F.relu(y + self.downsample(x))
+        return F.relu(full(y) + self.downsample(x))
 
 
 class Projector(nn.Module):
@@ -35,7 +37,7 @@ class Projector(nn.Module):
     def __init__(self, in_channels: int, planes: int, out_channels: int, stride: int = 2) -> None:
         super().__init__()
         self.layer1 = nn.Sequential(ResidualBlock(in_channels, planes, stride))
-        self.fc = nn.Linear(planes, out_channels)
+        self.fc = Linear(planes, out_channels)
 
     def forward(self, coarsest: Float[Tensor, "B C H W"]) -> Float[Tensor, "B T D"]:
         """Tokens row by row, T = ceil(H / stride) * ceil(W / stride)."""

@@ -17,6 +17,7 @@ from egoexo_xseg.model.configuration import CrossViewConfig
 from egoexo_xseg.model.inputs import Batch
 from egoexo_xseg.model.mask_decoder import Canvas, Level, MaskDecoder
 from egoexo_xseg.model.pixel_decoder import PixelDecoder
+from egoexo_xseg.model.precision import Linear
 from egoexo_xseg.model.projector import Projector
 from egoexo_xseg.model.prompts import Layout, Prompt, lay_out
 from egoexo_xseg.model.swin import Swin
@@ -94,10 +95,10 @@ class CrossViewModel(PreTrainedModel):
         )
         self.language = fuse_activations(PhiModel(config.language))
         self.mask_tokens = nn.Parameter(torch.zeros(decoder.num_mask_tokens, width))
-        self.mask_head = nn.Linear(width, decoder.hidden_dim)
-        self.object_head = nn.Linear(width, decoder.hidden_dim)
-        self.caption_head = nn.Linear(width, decoder.hidden_dim)
-        self.region_heads = nn.ModuleList(nn.Linear(swin.widths[level], width) for level in config.region_levels)
+        self.mask_head = Linear(width, decoder.hidden_dim)
+        self.object_head = Linear(width, decoder.hidden_dim)
+        self.caption_head = Linear(width, decoder.hidden_dim)
+        self.region_heads = nn.ModuleList(Linear(swin.widths[level], width) for level in config.region_levels)
         self.fusion = FUSIONS[config.fusion](decoder.hidden_dim)
         self.pixel_decoder = PixelDecoder(
             in_channels=swin.widths,
@@ -137,11 +138,15 @@ class CrossViewModel(PreTrainedModel):
 
     def encode(self, images: UInt8[Tensor, "I 3 S S"]) -> Encoding:
         """Look at images; a caller that meets an image again may keep its encoding."""
+        features = self.see(images)
+        return Encoding(features, self.projector(features[-1]))
+
+    def see(self, images: UInt8[Tensor, "I 3 S S"]) -> tuple[Float[Tensor, "I _ _ _"], ...]:
+        """The image tower's maps."""
         mean, std = (channels(tuple(v), images.device) for v in (self.config.pixel_mean, self.config.pixel_std))
         pixels = (images - mean) / std
         # Laid out like the released code's maps: convolutions round differently on channels-last ones.
-        features = tuple(level.contiguous() for level in self.swin(pixels.to(self.dtype)))
-        return Encoding(features, self.projector(features[-1]))
+        return tuple(level.contiguous() for level in self.swin(pixels.to(self.dtype)))
 
     def answer(self, batch: Batch, encoding: Encoding) -> Output:
         """Answer a batch whose `images` were encoded already."""
@@ -202,7 +207,7 @@ class CrossViewModel(PreTrainedModel):
         """Pass the target images through the pixel decoder, each once however many records ask for it."""
         targets, own = batch.distinct_targets()
         mask_features, memory = self.pixel_decoder(tuple(level[targets] for level in encoding.features))
-        return Canvas(mask_features, memory, own.to(mask_features.device))
+        return Canvas(mask_features, memory, tuple(own.tolist()))
 
     def propose(self, batch: Batch, canvas: Canvas, reading: Reading) -> Output:
         """The rest of `decode`; a caller that asks the same images again may keep their canvas."""

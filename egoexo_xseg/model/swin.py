@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
+from egoexo_xseg.model.precision import Conv2d, LayerNorm, Linear, full
+
 BLOCKED = -100.0
 """Added to the scores between the two sides of a shifted map's seam; finite, as the weights met it in training."""
 
@@ -39,15 +41,16 @@ def window_places(
 ) -> tuple[Int[Tensor, " P"], Int[Tensor, " HW"]]:
     """The places of a map, padded to whole windows and shifted cyclically, window by window; and the way back.
 
-    The first are rows of the padded map, the second, for each place of the map itself, rows of the first. To gather by
-    them is one copy each, where padding, rolling and cutting are three.
+    The first are rows of the map, or the row after its last for padding; the second, for each place of the map, rows
+    of the first. To gather by them is one copy each, where padding, rolling and cutting are three.
     """
     with torch.inference_mode(False):
         (H, W), (bottom, right) = hw, padding(hw, window)
-        rows = torch.arange((H + bottom) * (W + right), device=device).view(1, H + bottom, W + right, 1)
+        rows = torch.arange(H * W, device=device).view(1, H, W, 1)
+        rows = F.pad(rows, (0, 0, 0, right, 0, bottom), value=H * W)
         into = split_windows(rows.roll((-shift, -shift), (1, 2)), window).flatten()  # (P)
-        back = torch.empty_like(into).scatter_(0, into, rows.flatten())
-        return into, back.view(H + bottom, W + right)[:H, :W].flatten()
+        back = into.new_empty(H * W + 1).scatter_(0, into, torch.arange(len(into), device=device))
+        return into, back[: H * W]
 
 
 def padding(hw: tuple[int, int], window: int) -> tuple[int, int]:
@@ -76,24 +79,36 @@ class WindowAttention(nn.Module):
         self.window_size = window_size
         self.num_heads = num_heads
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window_size - 1) ** 2, num_heads))
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
     def bias(self) -> Float[Tensor, "heads A A"]:
         index = position_index(self.window_size, self.relative_position_bias_table.device)
         return self.relative_position_bias_table[index].permute(2, 0, 1).contiguous()  # (heads, A, A)
 
-    def forward(self, x: Float[Tensor, "BM A C"], mask: Float[Tensor, "M A A"] | None) -> Float[Tensor, "BM A C"]:
-        """Attend within windows, image by image; `mask` is that of a shifted map, the same for every image."""
-        BM, A, C = x.shape
+    def forward(
+        self,
+        x: Float[Tensor, "B HW C"],
+        places: tuple[Int[Tensor, " P"], Int[Tensor, " HW"]],
+        mask: Float[Tensor, "M A A"] | None,
+    ) -> Float[Tensor, "B HW C"]:
+        """Attend within the windows of `window_places`; `mask` is that of a shifted map, the same for every image.
+
+        Zeros fill the last windows, and are attended to like anything else: the released weights know them. All of
+        them are one row here, and none is projected back.
+        """
+        (B, HW, C), A, (into, back) = x.shape, self.window_size**2, places
+        padded = F.pad(x, (0, 0, 0, 1)) if len(into) > HW else x
+        qkv = self.qkv(padded).index_select(1, into)  # (B, P, 3*C)
+        BM = B * len(into) // A
         bias = self.bias()[None]  # (1, heads, A, A)
         if mask is not None:
             bias = bias + mask[:, None].to(bias.dtype)  # (M, heads, A, A)
             bias = bias.expand(BM // len(mask), -1, -1, -1, -1).flatten(0, 1)  # (B*M, heads, A, A)
-        q, k, v = self.qkv(x).view(BM, A, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # 3 x (B*M, heads, A, d)
+        q, k, v = qkv.view(BM, A, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # 3 x (B*M, heads, A, d)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
-        return self.proj(x.transpose(1, 2).reshape(BM, A, C))
+        return self.proj(x.transpose(1, 2).reshape(B, -1, C).index_select(1, back))  # (B, HW, C)
 
 
 class Mlp(nn.Module):
@@ -101,8 +116,8 @@ class Mlp(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, 4 * width)
-        self.fc2 = nn.Linear(4 * width, width)
+        self.fc1 = Linear(width, 4 * width)
+        self.fc2 = Linear(4 * width, width)
 
     def forward(self, x: Float[Tensor, "*rows C"]) -> Float[Tensor, "*rows C"]:
         return self.fc2(F.gelu(self.fc1(x)))
@@ -116,9 +131,9 @@ class Block(nn.Module):
         self.window_size = window_size
         self.shift = window_size // 2 if shifted else 0
         self.drop_path_rate = drop_path_rate
-        self.norm1 = nn.LayerNorm(width)
+        self.norm1 = LayerNorm(width)
         self.attn = WindowAttention(width, num_heads, window_size)
-        self.norm2 = nn.LayerNorm(width)
+        self.norm2 = LayerNorm(width)
         self.mlp = Mlp(width)
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
@@ -126,15 +141,11 @@ class Block(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
     def attend(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
-        """Zeros fill the last windows, and are attended to like anything else: the released weights know them."""
         B, H, W, C = x.shape
         window, shift = self.window_size, self.shift
         bottom, right = padding((H, W), window)
-        x = F.pad(x, (0, 0, 0, right, 0, bottom)) if bottom or right else x
-        into, back = window_places((H, W), window, shift, x.device)
-        windows = x.flatten(1, 2).index_select(1, into).view(-1, window * window, C)  # (B*M, A, C)
         mask = shift_mask((H + bottom, W + right), window, x.device) if shift else None
-        return self.attn(windows, mask).view(B, -1, C).index_select(1, back).view(B, H, W, C)
+        return self.attn(x.flatten(1, 2), window_places((H, W), window, shift, x.device), mask).view(B, H, W, C)
 
     def drop_path(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
         """Stochastic depth: in training, a branch is left out for some images and scaled up for the others."""
@@ -149,14 +160,14 @@ class PatchMerging(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(4 * width)
-        self.reduction = nn.Linear(4 * width, 2 * width, bias=False)
+        self.norm = LayerNorm(4 * width)
+        self.reduction = Linear(4 * width, 2 * width, bias=False)
 
     def forward(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B h w 2*C"]:
         _, H, W, _ = x.shape
         x = F.pad(x, (0, 0, 0, W % 2, 0, H % 2))
         quarters = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]  # column by column, as released
-        return self.reduction(self.norm(torch.cat(quarters, -1)))
+        return full(self.reduction(self.norm(torch.cat(quarters, -1))))
 
 
 class Stage(nn.Module):
@@ -184,8 +195,8 @@ class PatchEmbedding(nn.Module):
     def __init__(self, width: int, patch_size: int) -> None:
         super().__init__()
         self.patch_size = patch_size
-        self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
-        self.norm = nn.LayerNorm(width)
+        self.proj = Conv2d(3, width, patch_size, stride=patch_size)
+        self.norm = LayerNorm(width)
 
     def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B h w C"]:
         _, _, H, W = images.shape
@@ -218,7 +229,7 @@ class Swin(nn.Module):
             for stage, (depth, heads) in enumerate(zip(depths, num_heads, strict=True))
         )
         for stage in range(len(depths)):
-            self.add_module(f"norm{stage}", nn.LayerNorm(embed_dim * 2**stage))
+            self.add_module(f"norm{stage}", LayerNorm(embed_dim * 2**stage))
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)

@@ -1,0 +1,56 @@
+"""Half precision for products only: torch's own layers in float32, and under autocast whatever torch decides."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from released_parts import relative_error
+from torch import nn
+
+from egoexo_xseg.model.precision import Conv2d, GroupNorm, LayerNorm, Linear, full
+
+LAYERS = [
+    (Linear, nn.Linear, (8, 6), (2, 3, 8)),
+    (Conv2d, nn.Conv2d, (8, 6, 3), (2, 8, 5, 4)),
+    (LayerNorm, nn.LayerNorm, (8,), (2, 3, 8)),
+    (GroupNorm, nn.GroupNorm, (4, 8), (2, 8, 5, 4)),
+]
+
+
+def twins(ours: type[nn.Module], theirs: type[nn.Module], given: tuple[int, ...]) -> tuple[nn.Module, nn.Module]:
+    """With the same weights, which bfloat16 can tell."""
+    torch.manual_seed(0)
+    own, other = ours(*given), theirs(*given)
+    with torch.no_grad():
+        for parameter in own.parameters():
+            parameter.copy_(torch.randn(parameter.shape).bfloat16())
+    other.load_state_dict(own.state_dict())
+    return own, other
+
+
+@pytest.mark.parametrize(("ours", "theirs", "given", "shape"), LAYERS)
+def test_torchs_own_in_float32(ours, theirs, given, shape):
+    own, other = twins(ours, theirs, given)
+    x = torch.randn(shape)
+    assert torch.equal(own(x), other(x))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("ours", "theirs", "given", "shape"), LAYERS)
+def test_half_precision_multiplies_and_norms_stay_exact(ours, theirs, given, shape):
+    own, exact = twins(ours, theirs, given)
+    x = torch.randn(shape)
+    found = own.bfloat16()(x)
+    if "Norm" in ours.__name__:
+        torch.testing.assert_close(found, exact(x))
+    else:
+        assert found.dtype == torch.bfloat16
+        assert relative_error(found.float(), exact(x.bfloat16().float())) < 2**-7
+
+
+def test_autocast_is_left_to_torch():
+    x = torch.randn(2, 8, dtype=torch.bfloat16)
+    assert full(x).dtype == torch.float32
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert full(x) is x
+        assert Linear(8, 6)(torch.randn(2, 8)).dtype == torch.bfloat16
