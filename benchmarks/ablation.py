@@ -23,12 +23,12 @@ import numpy as np
 from scores import SPLIT, WEIGHTS, make_takes, score
 
 from egoexo_xseg.config import TrainConfig
+from egoexo_xseg.data import intervals
 from egoexo_xseg.data.annotations import Annotations, open_annotations
-from egoexo_xseg.data.moments import DrawnMoments, Moment
+from egoexo_xseg.data.moments import DrawnMoments
 from egoexo_xseg.data.scoring import ScoredSample
 from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.jobs.caption import CaptionOptions, caption
-from egoexo_xseg.jobs.evaluate import resample
 from egoexo_xseg.jobs.predict import PredictOptions, predict
 from egoexo_xseg.jobs.train import TrainOptions, train
 from egoexo_xseg.model.checkpoint import load_checkpoint, new_checkpoint, save_checkpoint
@@ -99,14 +99,14 @@ def main() -> None:
     print(table(rows))
 
 
-Draw = Callable[[DrawnMoments, int, int], list[Moment]]
+Draw = Callable[[DrawnMoments, int, int], list]
 
 
 def remembered(draw: Draw) -> Draw:
     """The variants of a seed learn from the same scenes, which are drawn once."""
 
     @lru_cache(maxsize=2000)
-    def drawn(seed: int, side: int, scene: int, number: int) -> list[Moment]:
+    def drawn(seed: int, side: int, scene: int, number: int) -> list:
         return draw(DrawnMoments(TrainConfig(seed=seed), side, processes=1), scene, number)
 
     return lambda self, scene, number: drawn(self.config.seed, self.side, scene, number)
@@ -167,7 +167,7 @@ def table(rows: list[dict[str, object]]) -> str:
     lines.append("|---|---|---|---|---|---|")
     for name, told in dict.fromkeys((row["variant"], row["told"]) for row in rows):
         own = [row for row in rows if (row["variant"], row["told"]) == (name, told)]
-        cells = [interval([row[direction.value]["takes"] for row in own]) for direction in Direction]
+        cells = [spell_interval([row[direction.value]["takes"] for row in own]) for direction in Direction]
         for direction in Direction:
             values = [row[direction.value]["visibility_balanced_accuracy"] for row in own]
             cells.append(f"{np.mean(values):.3f} ({', '.join(f'{value:.2f}' for value in values)})")
@@ -175,11 +175,11 @@ def table(rows: list[dict[str, object]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def interval(seeds: list[dict[str, tuple[float, int]]]) -> str:
+def spell_interval(seeds: list[dict[str, tuple[float, int]]]) -> str:
     sums = np.array([[sum(own[uid][part] for own in seeds) for part in (0, 1)] for uid in sorted(seeds[0])])  # (T, 2)
-    drawn = resample(sums)
-    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
-    return f"{sums[:, 0].sum() / sums[:, 1].sum():.3f} ({low:.3f} - {high:.3f})"
+    totals = intervals.total_and_draws(sums)
+    value, low, high = intervals.interval(totals[:, 0] / totals[:, 1])
+    return f"{value:.3f} ({low:.3f} - {high:.3f})"
 
 
 if __name__ == "__main__":

@@ -25,13 +25,13 @@ from egoexo_xseg.data.images import frame_path, read_image
 from egoexo_xseg.data.metrics import score_masks
 from egoexo_xseg.data.pairs import iter_pairs
 from egoexo_xseg.data.predictions import read_take_predictions
-from egoexo_xseg.data.scoring import ScoredSample
 from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.jobs.caption import CaptionOptions, caption
-from egoexo_xseg.jobs.evaluate import Evaluation, evaluate, summarise
+from egoexo_xseg.jobs.evaluate import Evaluation, evaluate
 from egoexo_xseg.jobs.pack import pack
 from egoexo_xseg.jobs.predict import PredictOptions, predict
 from egoexo_xseg.jobs.prepare import prepare
+from egoexo_xseg.jobs.report import score_intervals
 from egoexo_xseg.jobs.sample import write_sample
 from egoexo_xseg.masks import Rle, mask_to_rle, resize_nearest, rle_to_mask, scored_hw
 from egoexo_xseg.records import Direction, Pair, PairObject, Prediction
@@ -39,7 +39,6 @@ from egoexo_xseg.world.paint import COLOURS
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 SPLIT = "val"
-RESAMPLES = 300
 
 Image, Mask = UInt8[np.ndarray, "_ _ 3"], Bool[np.ndarray, "_ _"]
 Guess = Callable[[Image, Image, Rle, tuple[int, int]], Mask]
@@ -109,24 +108,12 @@ def summary(evaluation: Evaluation) -> dict[str, Any]:
     """Scores by direction, each with its interval."""
     report: dict[str, Any] = {}
     for direction, samples in evaluation.samples.items():
-        whole = summarise(samples).to_json()
-        takes: dict[str, list[ScoredSample]] = {}
-        for sample in samples:
-            takes.setdefault(sample.take_uid, []).append(sample)
-        rng = np.random.default_rng(0)
-        drawn = [
-            summarise([sample for uid in rng.choice(sorted(takes), len(takes)) for sample in takes[uid]]).to_json()
-            for _ in range(RESAMPLES)
-        ]
-        report[direction.value] = {
-            name: value
-            if name == "samples"
-            else {"value": value, "interval": np.nanquantile([d[name] for d in drawn], [0.025, 0.975]).tolist()}
-            for name, value in whole.items()
+        scores = {
+            name: found and dict(zip(("value", "low", "high"), found, strict=True))
+            for name, found in score_intervals(samples).items()
         }
-        report[direction.value]["pairs"] = len(
-            {(s.take_uid, s.query_camera, s.target_camera, s.frame) for s in samples}
-        )
+        pairs = {(s.take_uid, s.query_camera, s.target_camera, s.frame) for s in samples}
+        report[direction.value] = {**scores, "samples": len(samples), "pairs": len(pairs)}
     return report
 
 

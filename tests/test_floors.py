@@ -33,7 +33,7 @@ model.checkpoint
 model.hub
 model.store
 model.captioner
-data.lzstring data.images data.phrases data.sources
+data.lzstring data.images data.intervals data.phrases data.sources
 data.annotations data.metrics data.logistic data.videos
 data.captions
 data.pairs data.parts data.relator data.shards data.submission data.visibility

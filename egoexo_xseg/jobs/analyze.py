@@ -17,12 +17,12 @@ from torch import Tensor
 
 from egoexo_xseg.data.annotations import Take, open_annotations
 from egoexo_xseg.data.captions import Captions
+from egoexo_xseg.data.intervals import interval, total_and_draws
 from egoexo_xseg.data.scoring import score_take
 from egoexo_xseg.data.submission import pair_key, written_whole
 from egoexo_xseg.data.visibility import VisibilityMap, checkpoint_map
 from egoexo_xseg.errors import XsegError, is_out_of_memory
 from egoexo_xseg.jobs.charts import write_figure
-from egoexo_xseg.jobs.evaluate import resample
 from egoexo_xseg.jobs.manifest import settle_folder, versions
 from egoexo_xseg.jobs.predict import DTYPES, Fault, PredictOptions, Predictor, to_predictions
 from egoexo_xseg.masks import rle_to_mask, scored_hw
@@ -310,11 +310,7 @@ def estimate(
     sums = np.zeros((owner.max() + 1 if len(owner) else 1, columns.shape[1]))
     np.add.at(sums, owner, columns)
     with np.errstate(invalid="ignore", divide="ignore"):
-        found = statistic(np.concatenate([sums.sum(0)[None], resample(sums)]))
-    value, drawn = found[0], found[1:]
-    drawn = drawn[np.isfinite(drawn)]  # a draw without any object of a kind tells nothing of it
-    low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (np.nan, np.nan)
-    return Estimate(float(value), float(low), float(high), len(columns))
+        return Estimate(*interval(statistic(total_and_draws(sums))), len(columns))
 
 
 def mean(take_uids: np.ndarray, values: Float[np.ndarray, " n"]) -> Estimate:

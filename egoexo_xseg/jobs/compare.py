@@ -12,10 +12,11 @@ from jaxtyping import Float
 
 from egoexo_xseg import __version__
 from egoexo_xseg.data.annotations import Annotations
+from egoexo_xseg.data.intervals import interval, total_and_draws
 from egoexo_xseg.data.scoring import ScoredSample
 from egoexo_xseg.data.submission import read_submission
 from egoexo_xseg.errors import SubmissionError
-from egoexo_xseg.jobs.evaluate import by_take, evaluate, resample, scores_of_sums
+from egoexo_xseg.jobs.evaluate import by_take, evaluate, scores_of_sums
 from egoexo_xseg.jobs.pack import packed
 from egoexo_xseg.jobs.page import write_page
 from egoexo_xseg.jobs.tiles import Results, Spot, describe, draw_tiles, has_frames
@@ -121,14 +122,12 @@ def compare_samples(direction: Direction, first: Sequence[ScoredSample], second:
     """Both methods' samples of the same annotations, in the same order."""
     sums = [by_take(samples) for samples in (first, second)]
     tables = [np.stack([own[uid] for uid in sums[0]]) for own in sums]  # 2 x (T, 8)
-    totals = [scores_of_sums(table.sum(0, keepdims=True)) for table in tables]
-    drawn = [scores_of_sums(resample(table)) for table in tables]  # the same takes for both
+    before, after = (scores_of_sums(total_and_draws(table)) for table in tables)  # the same takes for both
     differences = []
-    for name, values in totals[0].items():
-        pair = float(values[0]), float(totals[1][name][0])
+    for name in before:
+        pair = float(before[name][0]), float(after[name][0])
         if not np.isnan(pair).any():
-            low, high = np.nanquantile(drawn[1][name] - drawn[0][name], [0.025, 0.975])
-            differences.append(Difference(name, *pair, float(low), float(high)))
+            differences.append(Difference(name, *pair, *interval(after[name] - before[name])[1:]))
     return Comparison(direction, len(first), differences, _changes(first, second), _take_changes(first, second))
 
 
@@ -158,12 +157,11 @@ def _take_changes(first: Sequence[ScoredSample], second: Sequence[ScoredSample])
     for uid, objects in takes.items():
         table = np.stack(list(objects.values()))  # (objects, 3)
         before, after, count = table.sum(0)
-        interval = None
+        bounds = None
         if len(table) > 1:
-            drawn = resample(table)
-            low, high = np.quantile((drawn[:, 1] - drawn[:, 0]) / drawn[:, 2], [0.025, 0.975])
-            interval = float(low), float(high)
-        found.append(TakeChange(uid, int(count), float(before / count), float(after / count), interval))
+            drawn = total_and_draws(table)  # of a take, its objects
+            bounds = interval((drawn[:, 1] - drawn[:, 0]) / drawn[:, 2])[1:]
+        found.append(TakeChange(uid, int(count), float(before / count), float(after / count), bounds))
     return sorted(found, key=lambda take: -take.lead)
 
 

@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from egoexo_xseg.data.annotations import Annotations, Fault, UnreadTake
 from egoexo_xseg.data.captions import Captions
+from egoexo_xseg.data.intervals import interval, total_and_draws
 from egoexo_xseg.data.metrics import CONFIDENCE_THRESHOLD, balanced_accuracy, mean_recall
 from egoexo_xseg.data.phrases import FALLBACK, names_colour
 from egoexo_xseg.data.scoring import ScoredSample, score_take
@@ -37,7 +38,6 @@ SIZES = (
 
 WORDS = ("1", "2", "3", "4 or more")
 
-RESAMPLES = 1000
 
 WORTH_SPREADING = 1 << 22
 """Bytes of submissions; fewer are scored before another process would have started."""
@@ -192,19 +192,8 @@ def _row(name: str, samples: Sequence[ScoredSample]) -> GroupRow:
     for sample in samples:
         takes.setdefault(sample.take_uid, []).append(sample.iou or 0.0)
     sums = np.array([(sum(values), len(values)) for values in takes.values()])  # (T, 2)
-    drawn = resample(sums)
-    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.025, 0.975])
-    total, count = sums.sum(0)
-    return GroupRow(name, len(samples), float(total / count), float(low), float(high))
-
-
-def resample(sums: Float[np.ndarray, "T C"]) -> Float[np.ndarray, "R C"]:
-    """Totals over takes that are drawn anew, `RESAMPLES` times.
-
-    The bootstrap draws whole takes, since the frames of a take resemble each other.
-    """
-    drawn = np.random.default_rng(0).integers(0, len(sums), (RESAMPLES, len(sums)))
-    return sums[drawn].sum(1)
+    totals = total_and_draws(sums)
+    return GroupRow(name, len(samples), *interval(totals[:, 0] / totals[:, 1]))
 
 
 def by_take(samples: Sequence[ScoredSample]) -> dict[str, Float[np.ndarray, "8"]]:

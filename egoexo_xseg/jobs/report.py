@@ -12,10 +12,11 @@ import numpy as np
 
 from egoexo_xseg import __version__
 from egoexo_xseg.data.annotations import Annotations
+from egoexo_xseg.data.intervals import interval, total_and_draws
 from egoexo_xseg.data.metrics import CONFIDENCE_THRESHOLD
 from egoexo_xseg.data.scoring import ScoredSample
 from egoexo_xseg.data.submission import read_submission
-from egoexo_xseg.jobs.evaluate import SIZES, by_take, evaluate, group, resample, scores_of_sums, size_name
+from egoexo_xseg.jobs.evaluate import SIZES, by_take, evaluate, group, scores_of_sums, size_name
 from egoexo_xseg.jobs.pack import packed
 from egoexo_xseg.jobs.page import write_page
 from egoexo_xseg.jobs.published import PUBLISHED, TEST_TAKES
@@ -128,26 +129,22 @@ def _direction(
 def score_intervals(samples: Sequence[ScoredSample]) -> dict[str, Interval | None]:
     """Each official score with the interval that holds 95% of it when takes are drawn anew; None if undefined."""
     table = np.stack(list(by_take(samples).values()))  # (T, 8)
-    columns = scores_of_sums(np.concatenate([table.sum(0, keepdims=True), resample(table)]))
-    return {name: _interval(column) for name, column in columns.items()}
+    return {name: _known(interval(column)) for name, column in scores_of_sums(total_and_draws(table)).items()}
 
 
 def error_rates(samples: Sequence[ScoredSample]) -> dict[str, Interval | None]:
     """How many of the visible objects are said to be absent, and of the absent ones to be visible, with intervals."""
     table = np.stack(list(by_take(samples).values()))  # (T, 8)
-    sums = np.concatenate([table.sum(0, keepdims=True), resample(table)])
+    sums = total_and_draws(table)
     with np.errstate(divide="ignore", invalid="ignore"):
         return {
-            "false_absent": _interval(1 - sums[:, 5] / sums[:, 4]),
-            "false_visible": _interval(1 - sums[:, 7] / sums[:, 6]),
+            "false_absent": _known(interval(1 - sums[:, 5] / sums[:, 4])),
+            "false_visible": _known(interval(1 - sums[:, 7] / sums[:, 6])),
         }
 
 
-def _interval(column: np.ndarray) -> Interval | None:
-    if np.isnan(column[0]):
-        return None
-    low, high = np.nanquantile(column[1:], [0.025, 0.975])
-    return float(column[0]), float(low), float(high)
+def _known(found: Interval) -> Interval | None:
+    return None if np.isnan(found[0]) else found
 
 
 def reliability(samples: Sequence[ScoredSample]) -> list[tuple[int, float, float]]:
