@@ -80,10 +80,19 @@ def test_transformers_reads_our_folders(saved):
 
 
 def test_load_in_another_precision(saved):
-    half, _ = load_checkpoint(saved, dtype=torch.bfloat16)
+    half, _ = load_checkpoint(saved, dtype=torch.float16)
     full, _ = load_checkpoint(saved)
-    assert same_weights(half, full.to(torch.bfloat16))
+    assert same_weights(half, full.to(torch.float16))
     assert half.language.rotary_emb.inv_freq.dtype == torch.float32
+
+
+def test_in_bfloat16_the_decoders_keep_every_bit(saved):
+    rough, _ = load_checkpoint(saved, dtype=torch.bfloat16)
+    full, _ = load_checkpoint(saved)
+    for part in ("pixel_decoder", "mask_decoder"):
+        assert same_weights(rough.get_submodule(part), full.get_submodule(part))
+    others = {p.dtype for name, p in rough.named_parameters() if not name.startswith(("pixel_", "mask_decoder"))}
+    assert rough.dtype == torch.bfloat16 and others == {torch.bfloat16}
 
 
 def test_saving_replaces_a_checkpoint_but_nothing_else(saved, folder, tmp_path):

@@ -35,6 +35,9 @@ OWN = (*INDEXES, *SINGLES, *WORDS, "config.json", "train.json", "origin.json", "
 
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 
+EXACT = ("swin.patch_embed", "pixel_decoder", "mask_decoder")
+"""Parts that stay in float32 where the rest is bfloat16: its 8 bits are too few for the edges of masks."""
+
 FRESH = ("fusion", "region_heads")
 """Parts that a training may start without."""
 
@@ -72,6 +75,8 @@ def load_checkpoint(
     check_weights(config, found, where=folder, fresh=fresh)
     with torch.device(device), _default_dtype(dtype), no_init_weights():
         segmenter = CrossViewModel(config)
+    for part in EXACT if dtype == torch.bfloat16 else ():
+        segmenter.get_submodule(part).float()
     own = segmenter.state_dict()
     with torch.no_grad():
         for name, value in iter_translated(folder, headers):

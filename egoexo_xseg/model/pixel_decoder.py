@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from egoexo_xseg.model.positions import sine_positions
-from egoexo_xseg.model.precision import Conv2d, GroupNorm, LayerNorm, Linear, full, halved
+from egoexo_xseg.model.precision import Conv2d, GroupNorm, LayerNorm, Linear, fitting, full
 
 Sizes = Sequence[tuple[int, int]]
 """(height, width) of each of S maps whose places lie one after the other, row by row: T places in all."""
@@ -143,7 +143,7 @@ class DeformableAttention(nn.Module):
         values = full(self.value_proj(x)).view(B, T, self.num_heads, -1)  # (B, T, heads, d)
         # All x before all y, so that arithmetic runs over whole rows of either.
         weight, bias = self.sampling_offsets.weight.view(-1, 2, C), self.sampling_offsets.bias.view(-1, 2)
-        offsets = F.linear(halved(queries, weight), weight.transpose(0, 1).flatten(0, 1), bias.T.flatten())
+        offsets = F.linear(fitting(queries, weight), weight.transpose(0, 1).flatten(0, 1), bias.T.flatten())
         offsets = offsets.view(B, T, 2, self.num_heads, NUM_LEVELS, self.num_points)
         exact = torch.promote_types(x.dtype, torch.float32)  # half precision has no room for places on a large map
         places = own_places(tuple(sizes), exact, x.device).transpose(1, 2)[:, :, None, :, None] + offsets

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 HALVES = (torch.float16, torch.bfloat16)
 
 
-def halved(x: Float[Tensor, "..."], weight: Tensor) -> Float[Tensor, "..."]:
-    """As a half-precision weight wants it; under autocast torch sees to it."""
-    return x.to(weight.dtype) if weight.dtype in HALVES else x
+def fitting(x: Float[Tensor, "..."], weight: Tensor) -> Float[Tensor, "..."]:
+    """In the type of the weight that it is multiplied with; under autocast torch sees to it."""
+    return x if torch.is_autocast_enabled(x.device.type) else x.to(weight.dtype)
 
 
 def full(x: Float[Tensor, "..."] | None) -> Float[Tensor, "..."] | None:
@@ -27,12 +27,12 @@ def full(x: Float[Tensor, "..."] | None) -> Float[Tensor, "..."] | None:
 
 class Linear(nn.Linear):
     def forward(self, x: Float[Tensor, "*rows a"]) -> Float[Tensor, "*rows b"]:
-        return super().forward(halved(x, self.weight))
+        return super().forward(fitting(x, self.weight))
 
 
 class Conv2d(nn.Conv2d):
     def forward(self, x: Float[Tensor, "B a H W"]) -> Float[Tensor, "B b h w"]:
-        return super().forward(halved(x, self.weight))
+        return super().forward(fitting(x, self.weight))
 
 
 class LayerNorm(nn.LayerNorm):

@@ -146,7 +146,7 @@ class CrossViewModel(PreTrainedModel):
         mean, std = (channels(tuple(v), images.device) for v in (self.config.pixel_mean, self.config.pixel_std))
         pixels = (images - mean) / std
         # Laid out like the released code's maps: convolutions round differently on channels-last ones.
-        return tuple(level.contiguous() for level in self.swin(pixels.to(self.dtype)))
+        return tuple(level.contiguous() for level in self.swin(pixels))
 
     def answer(self, batch: Batch, encoding: Encoding) -> Output:
         """Answer a batch whose `images` were encoded already."""
