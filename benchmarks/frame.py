@@ -26,7 +26,7 @@ from transformers.initialization import no_init_weights
 from egoexo_xseg.model import pixel_decoder
 from egoexo_xseg.model.answers import Segmentation, segment
 from egoexo_xseg.model.assignment import assign, mask_sureness
-from egoexo_xseg.model.checkpoint import EXACT
+from egoexo_xseg.model.checkpoint import EXACT, held_as
 from egoexo_xseg.model.configuration import CrossViewConfig
 from egoexo_xseg.model.inputs import Sample, View, collate, fit_mask, unfit
 from egoexo_xseg.model.prompts import PromptBuilder, word_tokenizer
@@ -62,8 +62,8 @@ def make_model(config: CrossViewConfig, device: str, dtype: torch.dtype) -> Cros
     with torch.device(device), no_init_weights():
         segmenter = CrossViewModel(config)
     torch.set_default_dtype(default)
-    for part in EXACT if dtype == torch.bfloat16 else ():
-        segmenter.get_submodule(part).float()
+    for part in EXACT:
+        segmenter.get_submodule(part).to(held_as(part, dtype))
     generator = torch.Generator(device).manual_seed(0)
     with torch.no_grad():
         for name, weight in segmenter.named_parameters():

@@ -86,12 +86,13 @@ def test_load_in_another_precision(saved):
     assert half.language.rotary_emb.inv_freq.dtype == torch.float32
 
 
-def test_in_bfloat16_the_decoders_keep_every_bit(saved):
+def test_in_bfloat16_pixels_and_decoders_keep_every_bit(saved):
     rough, _ = load_checkpoint(saved, dtype=torch.bfloat16)
     full, _ = load_checkpoint(saved)
-    for part in ("pixel_decoder", "mask_decoder"):
+    exact = ("swin.patch_embed", "pixel_decoder", "mask_decoder")
+    for part in exact:
         assert same_weights(rough.get_submodule(part), full.get_submodule(part))
-    others = {p.dtype for name, p in rough.named_parameters() if not name.startswith(("pixel_", "mask_decoder"))}
+    others = {p.dtype for name, p in rough.named_parameters() if not name.startswith(exact)}
     assert rough.dtype == torch.bfloat16 and others == {torch.bfloat16}
 
 

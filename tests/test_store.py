@@ -50,7 +50,12 @@ def test_translated_once_and_read_without_network_afterwards(hub, saved, tmp_pat
     assert fetch_model(NAME) == first and not hub.asked
     half = fetch_model(NAME, dtype=torch.bfloat16)
     weights = load_file(half / "model-00001-of-00001.safetensors")
-    assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16, torch.int64} and not hub.asked
+    assert {tensor.dtype for tensor in weights.values()} == {
+        torch.bfloat16,
+        torch.float32,
+        torch.int64,
+    } and not hub.asked
+    assert weights["mask_decoder.query_embed.weight"].dtype == torch.float32  # not rounded on the way
     assert fetch_model(NAME, newest=True) == first and hub.asked
     assert not [path for path in first.parent.iterdir() if path.name.startswith(".")]
 

@@ -75,8 +75,8 @@ def load_checkpoint(
     check_weights(config, found, where=folder, fresh=fresh)
     with torch.device(device), _default_dtype(dtype), no_init_weights():
         segmenter = CrossViewModel(config)
-    for part in EXACT if dtype == torch.bfloat16 else ():
-        segmenter.get_submodule(part).float()
+    for part in EXACT:
+        segmenter.get_submodule(part).to(held_as(part, dtype))
     own = segmenter.state_dict()
     with torch.no_grad():
         for name, value in iter_translated(folder, headers):
@@ -201,6 +201,11 @@ def new_checkpoint(folder: Path, config: CrossViewConfig, seed: int, words: Sequ
 def read_shape(path: Path) -> CrossViewConfig:
     """The configuration in a `config.json` of ours that stands by itself."""
     return _read_config(path, {})[0]
+
+
+def held_as(name: str, dtype: torch.dtype) -> torch.dtype:
+    """The type of a weight, or of a part, in a model that runs in `dtype`."""
+    return torch.float32 if dtype == torch.bfloat16 and name.startswith(EXACT) else dtype
 
 
 def checkpoint_hash(folder: Path) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from egoexo_xseg import __version__
 from egoexo_xseg.errors import CheckpointError
-from egoexo_xseg.model.checkpoint import WORDS, Headers, check_weights, iter_translated, read_headers
+from egoexo_xseg.model.checkpoint import WORDS, Headers, check_weights, held_as, iter_translated, read_headers
 from egoexo_xseg.model.folders import whole_folder
 from egoexo_xseg.model.hub import model_home, resolve_model
 from egoexo_xseg.model.prompts import PromptBuilder
@@ -99,7 +99,7 @@ def _write_weights(weights: Iterator[tuple[str, Tensor]], folder: Path, dtype: t
         shards[-1] = {}  # only its place in the count is needed from here on
 
     for name, tensor in track(weights, "Translating", total=count):
-        cast = tensor.to(dtype).contiguous() if tensor.is_floating_point() else tensor
+        cast = tensor.to(held_as(name, dtype)).contiguous() if tensor.is_floating_point() else tensor
         if shards[-1] and size + cast.nbytes > SHARD_BYTES:
             close()
             shards.append({})
