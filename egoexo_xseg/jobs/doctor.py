@@ -40,6 +40,9 @@ SPARE = 0.9
 OVERHEAD = 2
 """Numbers held for each that is counted: `weights/xseg-tiny` took 29 MB a record (16 against 1 at a time, float32)."""
 
+NUMBER_BYTES = 4
+"""Of what is alive between layers, in half precision too, where most of it stays in float32."""
+
 DOWNLOAD = "--parts metadata annotations downscaled_takes/448 --benchmarks correspondence relations"
 """What the official downloader is told besides where to put it and which splits."""
 
@@ -103,7 +106,7 @@ def _machine() -> list[Finding]:
 
 @dataclass(frozen=True, slots=True)
 class FreeMemory:
-    """What a model may take: bytes, and how many of them a number takes there."""
+    """What a model may take: bytes, and how many of them a weight takes there."""
 
     is_gpu: bool
     num_bytes: int
@@ -139,7 +142,7 @@ def record_numbers(config: CrossViewConfig) -> int:
 def suggest_batch(config: CrossViewConfig, parameters: int, free: FreeMemory) -> int:
     """Records at a time that fit beside the weights; 0 if not even one does."""
     room = SPARE * free.num_bytes - free.width * parameters
-    return max(0, min(MOST_RECORDS, int(room // (free.width * record_numbers(config)))))
+    return max(0, min(MOST_RECORDS, int(room // (NUMBER_BYTES * record_numbers(config)))))
 
 
 def _model(model: str | None) -> tuple[CrossViewConfig, int, Finding | None]:
@@ -160,7 +163,7 @@ def _model(model: str | None) -> tuple[CrossViewConfig, int, Finding | None]:
 def _memory(config: CrossViewConfig, parameters: int) -> list[Finding]:
     free = _free_memory()
     batch = suggest_batch(config, parameters, free)
-    weights, record = (free.width * count / GB for count in (parameters, record_numbers(config)))
+    weights, record = free.width * parameters / GB, NUMBER_BYTES * record_numbers(config) / GB
     words = (
         f"{parameters / 1e6:,.0f} million parameters take {weights:.1f} GB, a record about {record:.2f} GB "
         f"(estimated), {free.num_bytes / GB:.0f} GB are free: "
