@@ -135,7 +135,7 @@ def report_faults(faults: Iterable[object], what: str, shown: int = 10) -> None:
 
 def warn_unprepared(data: Path, split: str | None, takes: Iterable[str] = ()) -> None:
     """Say of which takes of a split nothing is read, since `data` lacks them; chosen takes are there, or an error."""
-    if split is None or takes or not data.is_dir():
+    if split is None or takes or not data.is_dir() or os.environ.get("RANK", "0") != "0":  # one of torchrun's says it
         return
     from egoexo_xseg.data.annotations import open_annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import click
@@ -209,7 +210,7 @@ def print_scores(evaluation) -> None:
     ]
     table("Scores", columns, rows)
     mean = sum(scores.iou for scores in found.values()) / 2
-    if len(found) == 2 and mean == mean:
+    if len(found) == 2 and not math.isnan(mean):
         click.echo(f"Mean IoU of both directions, by which the challenge ranked in 2025: {mean:.4f}\n")
 
 

@@ -7,22 +7,22 @@ import re
 from pathlib import Path
 from typing import Any
 
-from egoexo_xseg.errors import AnnotationError
+from egoexo_xseg.errors import AnnotationError, XsegError
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 """What may become part of a path: take uids, take names and cameras, never object ids."""
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, or an AnnotationError that names the file."""
+def read_json(path: Path, error: type[XsegError] = AnnotationError) -> dict[str, Any]:
+    """A JSON object, or an error of the caller's kind that names the file."""
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
-        raise AnnotationError("no such file", where=path) from None
+        raise error("no such file", where=path) from None
     except (ValueError, RecursionError):
-        raise AnnotationError("not readable as JSON", where=path) from None
+        raise error("not readable as JSON", where=path) from None
     if not isinstance(value, dict):
-        raise AnnotationError("the file must hold a JSON object", where=path)
+        raise error("the file must hold a JSON object", where=path)
     return value
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from egoexo_xseg.data.annotations import read_json
-from egoexo_xseg.errors import AnnotationError, CheckpointError, PredictionError
+from egoexo_xseg.data.sources import read_json
+from egoexo_xseg.errors import CheckpointError, PredictionError
 from egoexo_xseg.masks import Rle, rle_to_runs
 from egoexo_xseg.records import Direction, Prediction
 
@@ -147,14 +147,12 @@ Calibration = dict[Direction, VisibilityMap]
 def read_calibration(path: Path) -> Calibration:
     """A file's maps by direction; a CheckpointError names what is wrong with it."""
     try:
-        values = read_json(path)
+        values = read_json(path, CheckpointError)
         return {
             direction: VisibilityMap.from_json(values[direction.value])
             for direction in Direction
             if direction.value in values
         }
-    except AnnotationError as fault:
-        raise CheckpointError(fault.problem, where=path) from None
     except ValueError as fault:
         raise CheckpointError(f"not a calibration: {fault}", where=path) from None
 

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from egoexo_xseg.data.annotations import read_json
+from egoexo_xseg.data.sources import read_json
 from egoexo_xseg.data.visibility import FILE_NAME, read_calibration
 from egoexo_xseg.errors import SubmissionError
 from egoexo_xseg.jobs.evaluate import Scores

@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from egoexo_xseg.data.annotations import NAME, Fault, Take, UnreadTake, likely_size, open_annotations, read_json
+from egoexo_xseg.data.annotations import Fault, Take, UnreadTake, likely_size, open_annotations
+from egoexo_xseg.data.sources import NAME, read_json
 from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.data.videos import SMALL, STRIDE, Saved, Video, save_frames
 from egoexo_xseg.errors import AnnotationError, MediaError

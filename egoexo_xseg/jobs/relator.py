@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from egoexo_xseg.data.annotations import NAME, Annotations, Masks, Take, open_annotations, read_json
+from egoexo_xseg.data.annotations import Annotations, Masks, Take, open_annotations
 from egoexo_xseg.data.captions import Caption, Captions, iter_captions, sort_key
 from egoexo_xseg.data.images import frame_path, image_hw
 from egoexo_xseg.data.phrases import FALLBACK
 from egoexo_xseg.data.relator import Record, natural_order, read_records, record_to_json
+from egoexo_xseg.data.sources import NAME, read_json
 from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.errors import AnnotationError
 from egoexo_xseg.jobs.prepare import merge_split, take_to_json, write_json

@@ -13,10 +13,11 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from egoexo_xseg.data.annotations import Annotations, Take, UnreadTake, read_json
+from egoexo_xseg.data.annotations import Annotations, Take, UnreadTake
 from egoexo_xseg.data.images import frame_path, import_cv2, read_image
 from egoexo_xseg.data.metrics import CONFIDENCE_THRESHOLD
 from egoexo_xseg.data.scoring import ScoredSample
+from egoexo_xseg.data.sources import read_json
 from egoexo_xseg.errors import MediaError
 from egoexo_xseg.jobs.pictures import Answer, closer, object_colours, overlay
 from egoexo_xseg.jobs.show import read_answer

@@ -29,6 +29,7 @@ from egoexo_xseg.jobs.train_state import Processes, describe_run, refuse_other, 
 from egoexo_xseg.model.checkpoint import checkpoint_hash, load_checkpoint, new_checkpoint, read_shape
 from egoexo_xseg.model.inputs import Batch, Sample, collate
 from egoexo_xseg.model.objective import Objective, freeze
+from egoexo_xseg.model.prompts import PromptBuilder
 from egoexo_xseg.model.segmenter import CrossViewModel
 from egoexo_xseg.model.store import fetch_model
 from egoexo_xseg.parallel import keep_freed_memory
@@ -87,11 +88,7 @@ def train(options: TrainOptions) -> Trained:
         "captions": captions.hash if captions else None,
     }
     refuse_other(options.out, describe_run(config, identity, processes))
-    torch.manual_seed(config.seed)
-    segmenter, prompts = load_checkpoint(checkpoint, device=processes.device, changes=config.model_changes)
-    freeze(segmenter, config)
-    if processes.device.type == "cuda":
-        segmenter.language.activation_checkpointing_enable()
+    segmenter, prompts = _load_start(checkpoint, config, processes)
     learner = _distribute(Objective(segmenter, config), options.fsdp, processes)
     optimizer = make_optimizer(segmenter, config)
     moments = _open_moments(options, annotations, captions, segmenter.config.image_size, processes)
@@ -118,10 +115,8 @@ def train(options: TrainOptions) -> Trained:
     for done in _shown(range(start + 1, steps + 1), processes):
         own = [next(ahead) for _ in range(config.accumulate)]
         losses = take_step(learner, optimizer, own, (done - 1, steps), processes)
-        lacking = sum(batch.left_out for batch in own)
-        left_out += lacking
-        counted = {"left_out": lacking} if lacking else {}
-        log.add("log", {"step": done, "seconds": round(time.monotonic() - began, 1), **losses, **counted})
+        left_out += losses.get("left_out", 0)
+        log.add("log", {"step": done, "seconds": round(time.monotonic() - began, 1), **losses})
         if validates(done) or done % config.keep_every == 0 or done == steps:
             save(options.out, learner, optimizer, prompts, done, processes)
         if validates(done):
@@ -162,6 +157,16 @@ def _find_start(options: TrainOptions, processes: Processes) -> Path:
         new_checkpoint(folder, read_shape(shape), options.config.seed, words)
     processes.wait()
     return folder
+
+
+def _load_start(checkpoint: Path, config: TrainConfig, processes: Processes) -> tuple[CrossViewModel, PromptBuilder]:
+    """The model as the stage trains it; parts that the checkpoint lacks are drawn from the seed."""
+    torch.manual_seed(config.seed)
+    segmenter, prompts = load_checkpoint(checkpoint, device=processes.device, changes=config.model_changes)
+    freeze(segmenter, config)
+    if processes.device.type == "cuda":
+        segmenter.language.activation_checkpointing_enable()
+    return segmenter, prompts
 
 
 class Batches(Dataset[Batch | None]):
@@ -225,7 +230,10 @@ def take_step(
     progress: tuple[int, int],
     processes: Processes,
 ) -> dict[str, float]:
-    """One step of the optimizer over the mean of some batches; returns the losses and the gradient's norm."""
+    """One step of the optimizer over the mean of some batches; returns the losses and the gradient's norm.
+
+    `left_out` counts records that could not be read, where there are any.
+    """
     config: TrainConfig = unwrap(learner).config
     step, steps = progress
     torch.manual_seed(int(np.random.SeedSequence([config.seed, 3, processes.rank, step]).generate_state(1)[0]))
@@ -248,8 +256,10 @@ def take_step(
     if not math.isfinite(norm):
         raise _not_finite("gradient", step, batches)
     optimizer.step()
-    rate = optimizer.param_groups[0]["lr"]
-    return {**{name: round(value, 5) for name, value in total.items()}, "norm": round(norm, 3), "lr": rate}
+    row = {name: round(value, 5) for name, value in total.items()}
+    row |= {"norm": round(norm, 3), "lr": optimizer.param_groups[0]["lr"]}
+    left_out = sum(batch.left_out for batch in batches)
+    return row | {"left_out": left_out} if left_out else row
 
 
 def _not_finite(what: str, step: int, batches: list[Batch]) -> XsegError:

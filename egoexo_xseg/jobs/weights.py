@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from huggingface_hub import save_torch_state_dict
 
-from egoexo_xseg.data.annotations import read_json
+from egoexo_xseg.data.sources import read_json
 from egoexo_xseg.data.visibility import FILE_NAME, read_calibration
 from egoexo_xseg.errors import CheckpointError, XsegError
 from egoexo_xseg.jobs.published import REPORTED
