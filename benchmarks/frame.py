@@ -11,11 +11,13 @@ proposals brought to the image's size.
 from __future__ import annotations
 
 import argparse
+import math
 import resource
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -23,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from transformers.activations import NewGELUActivation
 from transformers.initialization import no_init_weights
 
-from egoexo_xseg.model import pixel_decoder
+from egoexo_xseg.model import pixel_decoder, precision
 from egoexo_xseg.model.answers import Segmentation, segment
 from egoexo_xseg.model.assignment import assign, mask_sureness
 from egoexo_xseg.model.checkpoint import EXACT, held_as
@@ -41,7 +43,14 @@ def attention_operations(query: Shape, key: Shape, value: Shape, *_: object, **_
     return sdpa_flop_count(query, key, value)
 
 
-CPU_ATTENTION = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_operations}
+def product_operations(x: Shape, weight: Shape, *_: object, **__: object) -> int:
+    return 2 * math.prod(x) * weight[0]
+
+
+CPU_OPERATIONS = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: attention_operations,
+    torch.ops.mkldnn._linear_pointwise: product_operations,
+}
 """What torch's counter leaves out."""
 
 PARTS = {
@@ -110,17 +119,15 @@ def blobs(rng: np.random.Generator, hw: tuple[int, int], count: int, side: int) 
 
 
 @contextmanager
-def released_operations(segmenter: CrossViewModel) -> Iterator[None]:
-    """As the released code computes: the activation in eight steps, deformable attention by `grid_sample`."""
-    fused = [layer.mlp.activation_fn for layer in segmenter.language.layers]
-    gather = pixel_decoder.sample_by_gather
-    pixel_decoder.sample_by_gather = pixel_decoder.sample_by_grid
-    for layer in segmenter.language.layers:
-        layer.mlp.activation_fn = NewGELUActivation()
-    yield
-    pixel_decoder.sample_by_gather = gather
-    for layer, own in zip(segmenter.language.layers, fused, strict=True):
-        layer.mlp.activation_fn = own
+def released_operations() -> Iterator[None]:
+    """As the released code computes: torch's own products, the language model's activation in eight steps, deformable
+    attention by `grid_sample`."""
+    with (
+        patch.object(pixel_decoder, "sample_by_gather", pixel_decoder.sample_by_grid),
+        patch.object(precision, "fuses", lambda x, weight: False),
+        patch.dict(precision.ACTIVATIONS, gelu_tanh=NewGELUActivation()),
+    ):
+        yield
 
 
 @torch.inference_mode()
@@ -186,11 +193,15 @@ def watched(segmenter: CrossViewModel, gauge: Callable[[], float]) -> Iterator[d
 
 
 def matrix_rate(device: str, dtype: torch.dtype) -> float:
-    """Operations a second of a large matrix product, two for each multiplication with its addition."""
+    """Operations a second of a large matrix product, two for each multiplication with its addition.
+
+    The faster of torch's own and the model's way.
+    """
     size = 8192 if device == "cuda" else 4096
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    torch.mm(a, b)
-    return 2 * size**3 / timed(lambda: torch.mm(a, b), device, 5).wall
+    with torch.inference_mode():
+        ways = [lambda: torch.mm(a, b), lambda: precision.linear(a, b, None)]
+        return max(2 * size**3 / timed(way, device, 5).wall for way in ways)
 
 
 @dataclass
@@ -206,7 +217,7 @@ class Work:
         """Some records of each direction, one by one."""
         chosen = [*range(count // 2), *range(len(self.records) - (count - count // 2), len(self.records))]
         pairs = [(self.records[index], self.sizes[index]) for index in chosen]
-        with released_operations(segmenter):
+        with released_operations():
             if self.device == "cuda":
                 released_way(segmenter, *pairs[0])
             took = timed(lambda: [released_way(segmenter, *pair) for pair in pairs], self.device, self.repeat)
@@ -226,7 +237,7 @@ class Work:
         def work() -> None:
             segment(segmenter, batch, self.sizes)
 
-        counter = FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
+        counter = FlopCounterMode(display=False, custom_mapping=CPU_OPERATIONS)
         with counter, watched(segmenter, counter.get_total_flops) as operations:  # and warms up
             work()
         if self.device == "cuda":

@@ -7,7 +7,8 @@ import torch
 from released_parts import relative_error
 from torch import nn
 
-from egoexo_xseg.model.precision import Conv2d, GroupNorm, LayerNorm, Linear, full
+from egoexo_xseg.model import precision
+from egoexo_xseg.model.precision import ACTIVATIONS, Conv2d, GroupNorm, LayerNorm, Linear, full
 
 LAYERS = [
     (Linear, nn.Linear, (8, 6), (2, 3, 8)),
@@ -54,3 +55,35 @@ def test_autocast_is_left_to_torch():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert full(x) is x
         assert Linear(8, 6)(torch.randn(2, 8)).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("shape", [(64,), (7, 64), (3, 5, 64), (0, 64), (2, 0, 64)])
+def test_products_of_a_prediction_are_torchs(activation, shape):
+    layer = Linear(64, 32, activation=activation)
+    x = torch.randn(shape)
+    expected = ACTIVATIONS[activation](nn.functional.linear(x, layer.weight, layer.bias))
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(x), expected)
+    slow = layer(x.requires_grad_())
+    assert torch.equal(slow, expected) and slow.requires_grad
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_what_is_no_number_stays_none(activation):
+    layer = Linear(4, 16, activation=activation)
+    layer.bias.fill_(float("nan"))
+    assert layer(torch.zeros(5, 4)).isnan().all()
+
+
+@torch.inference_mode()
+@pytest.mark.skipif(torch.float32 not in precision.onednn(), reason="torch was built without oneDNN")
+def test_prediction_on_a_cpu_multiplies_by_onednn():
+    x, layer = torch.randn(2, 8), Linear(8, 6)
+    assert precision.fuses(x, layer.weight)
+    assert not precision.fuses(x.half(), layer.weight.half())
+    with torch.enable_grad():
+        assert not precision.fuses(x, layer.weight)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not precision.fuses(x, layer.weight)

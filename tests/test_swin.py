@@ -13,7 +13,7 @@ from released_parts import Tiny, full_size_shapes, relative_error, shapes
 from torch import nn
 from transformers import SwinBackbone, SwinConfig
 
-from egoexo_xseg.model.swin import Block, Swin, position_index, shift_mask, split_windows, window_places
+from egoexo_xseg.model.swin import Block, Swin, cut_windows, position_index, shift_masks, split_windows
 
 TINY = {"embed_dim": 8, "depths": (2, 2, 2, 2), "num_heads": (1, 2, 4, 8), "window_size": 5}
 
@@ -108,29 +108,55 @@ def test_windows_are_cut_row_by_row():
     assert torch.equal(windows[1], x[0, :2, 2:].reshape(4, 3))
 
 
+CPU = torch.device("cpu")
+
+
 def test_places_of_shifted_windows():
-    into, back = window_places((3, 4), 2, 1, torch.device("cpu"))  # a fourth row is padding
-    assert into.tolist() == [5, 6, 9, 10, 7, 4, 11, 8, 12, 12, 1, 2, 12, 12, 3, 0]
-    assert into[back].tolist() == list(range(12))
+    windows = cut_windows(1, (3, 4), 2, 1, CPU)  # a fourth row is padding
+    assert windows.into.tolist() == [5, 6, 9, 10, 7, 4, 11, 8, 0, 0, 1, 2, 0, 0, 3, 0]
+    assert windows.padding.tolist() == [8, 9, 12, 13]
+    assert windows.into[windows.back].tolist() == list(range(12))
+    assert windows.counts == (1, 1, 1, 1)
 
 
-@given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 4), st.booleans())
-def test_windows_are_those_of_padding_and_rolling(height, width, window, shifted):
+@given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.integers(1, 4), st.booleans())
+def test_windows_are_those_of_padding_and_rolling(batch, height, width, window, shifted):
     shift = window // 2 if shifted else 0
-    into, back = window_places((height, width), window, shift, torch.device("cpu"))
-    x = torch.arange(1.0, height * width + 1).view(1, height, width, 1)
+    windows = cut_windows(batch, (height, width), window, shift, CPU)
+    x = torch.arange(1.0, batch * height * width + 1).view(batch, height, width, 1)
     padded = F.pad(x, (0, 0, 0, -width % window, 0, -height % window))
-    windows = split_windows(padded.roll((-shift, -shift), (1, 2)), window)
-    assert torch.equal(F.pad(x.flatten(), (0, 1))[into].view_as(windows), windows)
-    assert torch.equal(windows.flatten()[back].view_as(x), x)
+    expected = split_windows(padded.roll((-shift, -shift), (1, 2)), window)[..., 0]  # (B*M, A)
+    found = x.flatten()[windows.into]
+    found[windows.padding] = 0
+    found = found.view_as(expected)
+    assert torch.equal(found.flatten()[windows.back].view_as(x), x)
+    assert sum(windows.counts) == len(expected)
+    if not shift:
+        assert torch.equal(found, expected)
+    assert sorted(found.tolist()) == sorted(expected.tolist())
+
+
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(2, 4))
+def test_windows_of_a_kind_share_a_mask(height, width, window):
+    """Two places of a window may meet if they lie to each other in the map as they do in the window."""
+    shift, rows, columns = window // 2, -(-height // window), -(-width // window)
+    places = torch.cartesian_prod(torch.arange(rows * window), torch.arange(columns * window))
+    places = places.view(1, rows * window, columns * window, 2).roll((-shift, -shift), (1, 2))
+    cut = split_windows(places, window)  # (M, A, 2)
+    own = torch.cartesian_prod(torch.arange(window), torch.arange(window))
+    neighbours = (cut[:, :, None] - cut[:, None] == own[:, None] - own[None]).all(-1)  # (M, A, A)
+    kinds = [2 * (row == rows - 1) + (column == columns - 1) for row in range(rows) for column in range(columns)]
+    assert torch.equal(shift_masks(window, CPU)[kinds] == 0, neighbours)
+    counts = cut_windows(1, (height, width), window, shift, CPU).counts
+    assert counts == tuple(kinds.count(kind) for kind in range(4))
 
 
 def test_position_index_counts_offsets_from_the_lower_right():
-    assert position_index(2, torch.device("cpu")).tolist() == [[4, 3, 1, 0], [5, 4, 2, 1], [7, 6, 4, 3], [8, 7, 5, 4]]
+    assert position_index(2, CPU).tolist() == [[4, 3, 1, 0], [5, 4, 2, 1], [7, 6, 4, 3], [8, 7, 5, 4]]
 
 
 def test_shift_mask_parts_what_the_shift_brought_together():
-    masks = shift_mask((4, 4), 2, torch.device("cpu")) < 0
+    masks = shift_masks(2, CPU) < 0
     assert masks.shape == (4, 4, 4)
     assert not masks[0].any()
     left_right = torch.tensor([False, True, False, True])
@@ -160,8 +186,8 @@ def test_training_after_prediction_reaches_every_parameter():
     torch.manual_seed(0)
     swin = Swin(**TINY)
     position_index.cache_clear()
-    shift_mask.cache_clear()
-    window_places.cache_clear()
+    shift_masks.cache_clear()
+    cut_windows.cache_clear()
     images = torch.randn(1, 3, 96, 64)
     with torch.inference_mode():
         swin(images)

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from egoexo_xseg.model.positions import sine_positions
-from egoexo_xseg.model.precision import LayerNorm, Linear, fitting, full
+from egoexo_xseg.model.precision import LayerNorm, Linear, full, linear
 
 NUM_SCALES = 3
 """Layers take turns in reading the three memory maps."""
@@ -103,7 +103,7 @@ class Attention(nn.Module):
         of all its records in a row. Without them, each record has its own.
         """
         parts = zip((q, k, v), self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True)
-        q, k, v = (F.linear(fitting(x, weight), weight, bias) for x, weight, bias in parts)
+        q, k, v = (linear(x, weight, bias) for x, weight, bias in parts)
         if groups is None:
             return self.out_proj(self._attend(q, k, v, attended))
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from egoexo_xseg.model.positions import sine_positions
-from egoexo_xseg.model.precision import Conv2d, GroupNorm, LayerNorm, Linear, fitting, full
+from egoexo_xseg.model.precision import Conv2d, GroupNorm, LayerNorm, Linear, full, linear
 
 Sizes = Sequence[tuple[int, int]]
 """(height, width) of each of S maps whose places lie one after the other, row by row: T places in all."""
@@ -126,14 +126,14 @@ class DeformableAttention(nn.Module):
         way = way / way.abs().amax(-1, keepdim=True)
         reach = torch.arange(1, self.num_points + 1)[:, None]
         offsets = (way[:, None, None] * reach).expand(-1, NUM_LEVELS, -1, -1)  # (heads, S, P, 2)
-        for linear in (self.sampling_offsets, self.attention_weights):
-            nn.init.zeros_(linear.weight)
-            nn.init.zeros_(linear.bias)
+        for layer in (self.sampling_offsets, self.attention_weights):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
         with torch.no_grad():
             self.sampling_offsets.bias.copy_(offsets.flatten())
-        for linear in (self.value_proj, self.output_proj):
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.zeros_(linear.bias)
+        for layer in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def forward(
         self, queries: Float[Tensor, "B T C"], x: Float[Tensor, "B T C"], sizes: Sizes
@@ -143,7 +143,7 @@ class DeformableAttention(nn.Module):
         values = full(self.value_proj(x)).view(B, T, self.num_heads, -1)  # (B, T, heads, d)
         # All x before all y, so that arithmetic runs over whole rows of either.
         weight, bias = self.sampling_offsets.weight.view(-1, 2, C), self.sampling_offsets.bias.view(-1, 2)
-        offsets = F.linear(fitting(queries, weight), weight.transpose(0, 1).flatten(0, 1), bias.T.flatten())
+        offsets = linear(queries, weight.transpose(0, 1).flatten(0, 1), bias.T.flatten())
         offsets = offsets.view(B, T, 2, self.num_heads, NUM_LEVELS, self.num_points)
         exact = torch.promote_types(x.dtype, torch.float32)  # half precision has no room for places on a large map
         places = own_places(tuple(sizes), exact, x.device).transpose(1, 2)[:, :, None, :, None] + offsets

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -35,22 +36,51 @@ def position_index(window: int, device: torch.device) -> Int[Tensor, "A A"]:
         return offset[..., 0] * (2 * window - 1) + offset[..., 1]
 
 
-@lru_cache(maxsize=16)
-def window_places(
-    hw: tuple[int, int], window: int, shift: int, device: torch.device
-) -> tuple[Int[Tensor, " P"], Int[Tensor, " HW"]]:
-    """The places of a map, padded to whole windows and shifted cyclically, window by window; and the way back.
+@dataclass(frozen=True)
+class Windows:
+    """Where the places of a batch of maps lie in windows, those of a kind one after the other.
 
-    The first are rows of the map, or the row after its last for padding; the second, for each place of the map, rows
-    of the first. To gather by them is one copy each, where padding, rolling and cutting are three.
+    To gather by it is one copy each way, where padding, rolling and cutting are three; and windows of a kind share
+    their mask. Kinds are told by whether a window is the last of its row and of its column: only there does a cyclic
+    shift bring strangers together.
     """
+
+    into: Int[Tensor, " P"]
+    """Rows of the batch's places, window by window; for padding, any row."""
+    padding: Int[Tensor, " p"]
+    """Which of them are padding."""
+    back: Int[Tensor, " BHW"]
+    """For each place of the batch, its row among them."""
+    counts: tuple[int, ...]
+    """Windows of each kind: four if the map is shifted, else one."""
+
+
+@lru_cache(maxsize=32)
+def cut_windows(batch: int, hw: tuple[int, int], window: int, shift: int, device: torch.device) -> Windows:
+    """Maps are padded to whole windows, then shifted cyclically."""
     with torch.inference_mode(False):
         (H, W), (bottom, right) = hw, padding(hw, window)
         rows = torch.arange(H * W, device=device).view(1, H, W, 1)
-        rows = F.pad(rows, (0, 0, 0, right, 0, bottom), value=H * W)
-        into = split_windows(rows.roll((-shift, -shift), (1, 2)), window).flatten()  # (P)
-        back = into.new_empty(H * W + 1).scatter_(0, into, torch.arange(len(into), device=device))
-        return into, back[: H * W]
+        rows = F.pad(rows, (0, 0, 0, right, 0, bottom), value=-1)
+        rows = split_windows(rows.roll((-shift, -shift), (1, 2)), window)[..., 0]  # (M, A)
+        kinds = window_kinds(hw, window, device) if shift else torch.zeros_like(rows[:, 0])  # (M)
+        offsets = torch.arange(batch, device=device)[:, None, None] * (H * W)
+        parts = [
+            torch.where(own < 0, own, own + offsets).flatten()
+            for own in (rows[kinds == kind] for kind in range(4 if shift else 1))
+        ]
+        into = torch.cat(parts)
+        back = into.new_empty(batch * H * W)
+        inside = (into >= 0).nonzero()[:, 0]
+        back[into[inside]] = inside
+        counts = tuple(len(part) // window**2 for part in parts)
+        return Windows(into.clamp(min=0), (into < 0).nonzero()[:, 0], back, counts)
+
+
+def window_kinds(hw: tuple[int, int], window: int, device: torch.device) -> Int[Tensor, " M"]:
+    """For each window of a map: 0, plus 1 in the last column, plus 2 in the last row."""
+    rows, columns = (torch.arange(-(-side // window), device=device) for side in hw)
+    return (2 * (rows == rows[-1])[:, None] + (columns == columns[-1])).flatten()
 
 
 def padding(hw: tuple[int, int], window: int) -> tuple[int, int]:
@@ -58,17 +88,15 @@ def padding(hw: tuple[int, int], window: int) -> tuple[int, int]:
     return -hw[0] % window, -hw[1] % window
 
 
-@lru_cache(maxsize=16)
-def shift_mask(hw: tuple[int, int], window: int, device: torch.device) -> Float[Tensor, "M A A"]:
-    """What keeps apart, within a window, places that only the cyclic shift of a map of size `hw` made neighbours."""
+@lru_cache(maxsize=8)
+def shift_masks(window: int, device: torch.device) -> Float[Tensor, "4 A A"]:
+    """What keeps apart, in a window of each kind, places that only the cyclic shift made neighbours."""
     with torch.inference_mode(False):
-        zone = torch.zeros(1, *hw, 1, device=device)
-        for axis, weight in ((1, 3), (2, 1)):
-            size = hw[axis - 1]
-            zone.narrow(axis, size - window, window).add_(weight)
-            zone.narrow(axis, size - window // 2, window // 2).add_(weight)
-        zones = split_windows(zone, window)[..., 0]  # (M, A)
-        return (zones[:, :, None] != zones[:, None, :]).float() * BLOCKED  # (M, A, A)
+        late = torch.arange(window, device=device) >= window - window // 2
+        rows, columns = (places.flatten() for places in torch.meshgrid(late, late, indexing="ij"))  # 2 x (A)
+        apart = [own[:, None] != own for own in (rows, columns)]  # 2 x (A, A)
+        kinds = [torch.zeros_like(apart[0]), apart[1], apart[0], apart[0] | apart[1]]
+        return torch.stack(kinds).float() * BLOCKED  # (4, A, A)
 
 
 class WindowAttention(nn.Module):
@@ -87,28 +115,27 @@ class WindowAttention(nn.Module):
         index = position_index(self.window_size, self.relative_position_bias_table.device)
         return self.relative_position_bias_table[index].permute(2, 0, 1).contiguous()  # (heads, A, A)
 
-    def forward(
-        self,
-        x: Float[Tensor, "B HW C"],
-        places: tuple[Int[Tensor, " P"], Int[Tensor, " HW"]],
-        mask: Float[Tensor, "M A A"] | None,
-    ) -> Float[Tensor, "B HW C"]:
-        """Attend within the windows of `window_places`; `mask` is that of a shifted map, the same for every image.
+    def forward(self, x: Float[Tensor, "R C"], windows: Windows) -> Float[Tensor, "R C"]:
+        """Attend within windows; `x` holds the places of all maps.
 
-        Zeros fill the last windows, and are attended to like anything else: the released weights know them. All of
-        them are one row here, and none is projected back.
+        Zeros fill the last windows, and are attended to like anything else: the released weights know them. What the
+        projection makes of a zero is its bias.
         """
-        (B, HW, C), A, (into, back) = x.shape, self.window_size**2, places
-        padded = F.pad(x, (0, 0, 0, 1)) if len(into) > HW else x
-        qkv = self.qkv(padded).index_select(1, into)  # (B, P, 3*C)
-        BM = B * len(into) // A
+        A = self.window_size**2
+        qkv = self.qkv(x).index_select(0, windows.into)  # (P, 3*C)
+        qkv[windows.padding] = self.qkv.bias.to(qkv.dtype)
         bias = self.bias()[None]  # (1, heads, A, A)
-        if mask is not None:
-            bias = bias + mask[:, None].to(bias.dtype)  # (M, heads, A, A)
-            bias = bias.expand(BM // len(mask), -1, -1, -1, -1).flatten(0, 1)  # (B*M, heads, A, A)
-        q, k, v = qkv.view(BM, A, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # 3 x (B*M, heads, A, d)
+        if len(windows.counts) > 1:
+            bias = bias + shift_masks(self.window_size, x.device)[:, None].to(bias.dtype)  # (4, heads, A, A)
+        kinds = qkv.view(-1, A, 3, self.num_heads, x.shape[1] // self.num_heads).split(windows.counts)
+        attended = [self._attend(own, mask[None]) for own, mask in zip(kinds, bias, strict=True) if len(own)]
+        x = torch.cat(attended) if len(attended) > 1 else attended[0]
+        return self.proj(x.index_select(0, windows.back))  # (R, C)
+
+    def _attend(self, qkv: Float[Tensor, "M A 3 heads d"], bias: Float[Tensor, "1 heads A A"]) -> Float[Tensor, "MA C"]:
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # 3 x (M, heads, A, d)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype))
-        return self.proj(x.transpose(1, 2).reshape(B, -1, C).index_select(1, back))  # (B, HW, C)
+        return x.transpose(1, 2).reshape(-1, qkv.shape[3] * qkv.shape[4])
 
 
 class Mlp(nn.Module):
@@ -116,11 +143,11 @@ class Mlp(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.fc1 = Linear(width, 4 * width)
+        self.fc1 = Linear(width, 4 * width, activation="gelu")
         self.fc2 = Linear(4 * width, width)
 
     def forward(self, x: Float[Tensor, "*rows C"]) -> Float[Tensor, "*rows C"]:
-        return self.fc2(F.gelu(self.fc1(x)))
+        return self.fc2(self.fc1(x))
 
 
 class Block(nn.Module):
@@ -142,10 +169,8 @@ class Block(nn.Module):
 
     def attend(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
         B, H, W, C = x.shape
-        window, shift = self.window_size, self.shift
-        bottom, right = padding((H, W), window)
-        mask = shift_mask((H + bottom, W + right), window, x.device) if shift else None
-        return self.attn(x.flatten(1, 2), window_places((H, W), window, shift, x.device), mask).view(B, H, W, C)
+        windows = cut_windows(B, (H, W), self.window_size, self.shift, x.device)
+        return self.attn(x.view(-1, C), windows).view(B, H, W, C)
 
     def drop_path(self, x: Float[Tensor, "B H W C"]) -> Float[Tensor, "B H W C"]:
         """Stochastic depth: in training, a branch is left out for some images and scaled up for the others."""
