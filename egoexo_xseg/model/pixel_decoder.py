@@ -242,8 +242,8 @@ class PixelDecoder(nn.Module):
         encoder = Encoder(num_layers, hidden_dim, num_heads, feedforward_dim, num_points)
         self.transformer = DeformableTransformer(encoder, hidden_dim)
         # The ReLU after the lateral projection is the released code's own; Mask2Former has none there.
-        self.adapter_1 = nn.Sequential(_convolution(finest, hidden_dim, 1), GroupNorm(32, hidden_dim), nn.ReLU())
-        self.layer_1 = nn.Sequential(_convolution(hidden_dim, hidden_dim, 3), GroupNorm(32, hidden_dim), nn.ReLU())
+        self.adapter_1 = nn.Sequential(_convolution(finest, hidden_dim, 1), GroupNorm(32, hidden_dim), nn.ReLU(True))
+        self.layer_1 = nn.Sequential(_convolution(hidden_dim, hidden_dim, 3), GroupNorm(32, hidden_dim), nn.ReLU(True))
         self.mask_features = _convolution(hidden_dim, mask_dim, 1)
 
     def forward(
@@ -254,7 +254,8 @@ class PixelDecoder(nn.Module):
         projected = [project(x) for project, x in zip(self.input_proj, reversed(coarser), strict=True)]
         memory = self.transformer(projected)  # 3 x (B, C, h_s, w_s)
         lateral = self.adapter_1(finest)  # (B, C, h, w)
-        coarse = F.interpolate(memory[-1], size=lateral.shape[-2:], mode="bilinear", align_corners=False)
+        coarse = memory[-1].contiguous()  # a part of all memory, which would be enlarged slowly
+        coarse = F.interpolate(coarse, size=lateral.shape[-2:], mode="bilinear", align_corners=False)
         return full(self.mask_features(self.layer_1(lateral + coarse))), memory
 
 
