@@ -27,7 +27,7 @@ from egoexo_xseg.data import intervals
 from egoexo_xseg.data.annotations import Annotations, open_annotations
 from egoexo_xseg.data.moments import DrawnMoments
 from egoexo_xseg.data.scoring import ScoredSample
-from egoexo_xseg.data.submission import written_whole
+from egoexo_xseg.files import written_whole
 from egoexo_xseg.jobs.caption import CaptionOptions, caption
 from egoexo_xseg.jobs.predict import PredictOptions, predict
 from egoexo_xseg.jobs.train import TrainOptions, train

@@ -25,7 +25,7 @@ from egoexo_xseg.data.images import frame_path, read_image
 from egoexo_xseg.data.metrics import score_masks
 from egoexo_xseg.data.pairs import iter_pairs
 from egoexo_xseg.data.predictions import read_take_predictions
-from egoexo_xseg.data.submission import written_whole
+from egoexo_xseg.files import written_whole
 from egoexo_xseg.jobs.caption import CaptionOptions, caption
 from egoexo_xseg.jobs.evaluate import Evaluation, evaluate
 from egoexo_xseg.jobs.pack import pack

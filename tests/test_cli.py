@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from egoexo_xseg import __version__, progress
 from egoexo_xseg.cli import cli
 from egoexo_xseg.cli.app import report_faults, spread, table
-from egoexo_xseg.data.submission import written_whole
+from egoexo_xseg.files import written_whole
 
 COMMANDS = {
     (name, *inner): found

@@ -15,8 +15,9 @@ from jaxtyping import Bool
 from egoexo_xseg.data.images import MAX_PIXELS, read_labels
 from egoexo_xseg.data.pairs import Required
 from egoexo_xseg.data.predictions import Key
-from egoexo_xseg.data.submission import file_digest, pair_key, read_submission
+from egoexo_xseg.data.submission import pair_key, read_submission
 from egoexo_xseg.errors import MaskError, PredictionError, XsegError
+from egoexo_xseg.files import file_digest
 from egoexo_xseg.masks import Rle, mask_to_rle, resize_nearest, rle_area, rle_to_mask, rle_to_runs
 from egoexo_xseg.records import Direction, Prediction, is_ego
 

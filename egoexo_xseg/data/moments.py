@@ -17,8 +17,8 @@ from egoexo_xseg.data.annotations import Annotations
 from egoexo_xseg.data.captions import Captions
 from egoexo_xseg.data.images import frame_path, read_image
 from egoexo_xseg.data.pairs import iter_pairs
-from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.errors import AnnotationError
+from egoexo_xseg.files import written_whole
 from egoexo_xseg.masks import Rle, rle_to_mask
 from egoexo_xseg.records import Direction, Pair
 from egoexo_xseg.world.draws import draw_pairs, world_seed

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from egoexo_xseg.data.annotations import NAME
-from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.errors import PredictionError
+from egoexo_xseg.files import written_whole
 from egoexo_xseg.masks import parse_together
 from egoexo_xseg.records import Direction, Prediction
 

@@ -19,9 +19,10 @@ from egoexo_xseg.data.annotations import Take, open_annotations
 from egoexo_xseg.data.captions import Captions
 from egoexo_xseg.data.intervals import interval, total_and_draws
 from egoexo_xseg.data.scoring import score_take
-from egoexo_xseg.data.submission import pair_key, written_whole
+from egoexo_xseg.data.submission import pair_key
 from egoexo_xseg.data.visibility import VisibilityMap, checkpoint_map
 from egoexo_xseg.errors import XsegError, is_out_of_memory
+from egoexo_xseg.files import written_whole
 from egoexo_xseg.jobs.charts import write_figure
 from egoexo_xseg.jobs.manifest import settle_folder, versions
 from egoexo_xseg.jobs.predict import DTYPES, Fault, PredictOptions, Predictor, to_predictions

@@ -11,8 +11,8 @@ from jaxtyping import Bool
 
 from egoexo_xseg.api import CrossViewSegmenter
 from egoexo_xseg.data.images import read_image, read_labels
-from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.errors import MaskError, XsegError, is_out_of_memory
+from egoexo_xseg.files import written_whole
 from egoexo_xseg.jobs.pictures import Sketch, draw_sketches
 from egoexo_xseg.masks import mask_to_rle
 

@@ -17,9 +17,9 @@ from egoexo_xseg.data.annotations import Annotations, Take, open_annotations
 from egoexo_xseg.data.logistic import Reliability
 from egoexo_xseg.data.pairs import iter_pairs
 from egoexo_xseg.data.predictions import predicted_directions, read_take_predictions
-from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.data.visibility import FILE_NAME, SIGNALS, Calibration, VisibilityMap, measure, read_calibration
 from egoexo_xseg.errors import MaskError, PredictionError, XsegError
+from egoexo_xseg.files import written_whole
 from egoexo_xseg.jobs.manifest import MANIFEST, read_manifest, settle_folder
 from egoexo_xseg.jobs.reliability import ReliabilityPanel, draw_reliability
 from egoexo_xseg.jobs.visibility_fit import Judged, Samples, judge

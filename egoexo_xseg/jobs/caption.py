@@ -18,8 +18,8 @@ from egoexo_xseg.data.images import frame_path, read_image
 from egoexo_xseg.data.pairs import required_keys
 from egoexo_xseg.data.phrases import FALLBACK, parse_phrase
 from egoexo_xseg.data.shards import shard_takes
-from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.errors import AnnotationError, XsegError, is_out_of_memory
+from egoexo_xseg.files import written_whole
 from egoexo_xseg.jobs.manifest import check_manifest, versions, write_manifest
 from egoexo_xseg.jobs.predict import DTYPES
 from egoexo_xseg.masks import Rle, resize_nearest, rle_area, rle_to_mask

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from egoexo_xseg.data.submission import written_whole
+from egoexo_xseg.files import written_whole
 from egoexo_xseg.jobs.palette import FAINT, INK, RULE
 
 if TYPE_CHECKING:

@@ -18,8 +18,9 @@ from egoexo_xseg.data.intervals import interval, total_and_draws
 from egoexo_xseg.data.metrics import CONFIDENCE_THRESHOLD, balanced_accuracy, mean_recall
 from egoexo_xseg.data.phrases import FALLBACK, names_colour
 from egoexo_xseg.data.scoring import ScoredSample, score_take
-from egoexo_xseg.data.submission import read_submission, written_whole
+from egoexo_xseg.data.submission import read_submission
 from egoexo_xseg.errors import SubmissionError
+from egoexo_xseg.files import written_whole
 from egoexo_xseg.parallel import map_processes
 from egoexo_xseg.progress import track
 from egoexo_xseg.records import Direction

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from egoexo_xseg import __version__
-from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.errors import PredictionError
+from egoexo_xseg.files import written_whole
 
 MANIFEST = "manifest.json"
 """Its name in a folder."""

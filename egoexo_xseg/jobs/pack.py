@@ -17,8 +17,9 @@ from egoexo_xseg.data.annotations import Annotations, Take
 from egoexo_xseg.data.foreign import ForeignAnswers
 from egoexo_xseg.data.pairs import Required, required_keys
 from egoexo_xseg.data.predictions import Key, lost_shards, predicted_directions, read_take_predictions
-from egoexo_xseg.data.submission import Answers, SubmissionWriter, file_digest, written_whole
+from egoexo_xseg.data.submission import Answers, SubmissionWriter
 from egoexo_xseg.errors import SubmissionError
+from egoexo_xseg.files import file_digest, written_whole
 from egoexo_xseg.jobs.manifest import MANIFEST, read_manifest
 from egoexo_xseg.masks import Rle, mask_to_rle, scored_hw
 from egoexo_xseg.progress import track

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from egoexo_xseg.data.submission import written_whole
+from egoexo_xseg.files import written_whole
 from egoexo_xseg.jobs.palette import page_colours
 
 HERE = Path(__file__).parent

@@ -14,8 +14,8 @@ from PIL import Image, ImageDraw, ImageFont
 from egoexo_xseg.data.annotations import Take
 from egoexo_xseg.data.images import frame_path, import_cv2, read_image
 from egoexo_xseg.data.metrics import CONFIDENCE_THRESHOLD
-from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.errors import XsegError, printable
+from egoexo_xseg.files import written_whole
 from egoexo_xseg.jobs.palette import FAINT, INK, OBJECTS, PAPER, TRUTH
 from egoexo_xseg.masks import Rle, rle_area, rle_to_mask
 from egoexo_xseg.records import Direction, Pair, PairObject

@@ -20,9 +20,9 @@ from egoexo_xseg.data.dataset import PairReader
 from egoexo_xseg.data.pairs import iter_pairs
 from egoexo_xseg.data.predictions import is_predicted, note_shard
 from egoexo_xseg.data.shards import shard_takes
-from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.data.visibility import VisibilityMap, checkpoint_map
 from egoexo_xseg.errors import PredictionError, XsegError, is_out_of_memory
+from egoexo_xseg.files import written_whole
 from egoexo_xseg.jobs.manifest import refuse_other, settle_folder, versions
 from egoexo_xseg.masks import mask_to_rle, scored_hw
 from egoexo_xseg.model.answers import Segmentation, segment

@@ -14,9 +14,9 @@ from typing import Any
 
 from egoexo_xseg.data.annotations import Fault, Take, UnreadTake, likely_size, open_annotations
 from egoexo_xseg.data.sources import NAME, read_json
-from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.data.videos import SMALL, STRIDE, Saved, Video, save_frames
 from egoexo_xseg.errors import AnnotationError, MediaError
+from egoexo_xseg.files import written_whole
 from egoexo_xseg.parallel import map_ahead, map_processes
 from egoexo_xseg.progress import track
 from egoexo_xseg.records import is_ego

@@ -15,8 +15,8 @@ from egoexo_xseg.data.images import frame_path, image_hw
 from egoexo_xseg.data.phrases import FALLBACK
 from egoexo_xseg.data.relator import Record, natural_order, read_records, record_to_json
 from egoexo_xseg.data.sources import NAME, read_json
-from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.errors import AnnotationError
+from egoexo_xseg.files import written_whole
 from egoexo_xseg.jobs.prepare import merge_split, take_to_json, write_json
 from egoexo_xseg.masks import Rle, mask_to_rle, resize_nearest, rle_area, rle_to_mask
 from egoexo_xseg.progress import track

@@ -17,8 +17,8 @@ from jaxtyping import UInt8
 from egoexo_xseg.data.annotations import NAME
 from egoexo_xseg.data.images import import_cv2
 from egoexo_xseg.data.lzstring import compress
-from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.errors import XsegError
+from egoexo_xseg.files import written_whole
 from egoexo_xseg.parallel import map_processes
 from egoexo_xseg.progress import track
 from egoexo_xseg.world.camera import Camera

@@ -12,8 +12,9 @@ from egoexo_xseg.data.captions import Captions
 from egoexo_xseg.data.metrics import score_masks
 from egoexo_xseg.data.pairs import iter_pairs
 from egoexo_xseg.data.predictions import predicted_directions, read_take_predictions
-from egoexo_xseg.data.submission import pair_key, read_submission, written_whole
+from egoexo_xseg.data.submission import pair_key, read_submission
 from egoexo_xseg.errors import MaskError, XsegError
+from egoexo_xseg.files import written_whole
 from egoexo_xseg.jobs.pictures import Answer, Shown, draw_record
 from egoexo_xseg.masks import Rle, rle_to_runs
 from egoexo_xseg.progress import track

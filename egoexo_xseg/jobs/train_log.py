@@ -13,8 +13,8 @@ from egoexo_xseg.config import TrainConfig
 from egoexo_xseg.data.annotations import open_annotations
 from egoexo_xseg.data.captions import Captions
 from egoexo_xseg.data.pairs import iter_pairs
-from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.errors import AnnotationError, XsegError
+from egoexo_xseg.files import written_whole
 from egoexo_xseg.jobs.evaluate import evaluate
 from egoexo_xseg.jobs.pack import pack
 from egoexo_xseg.jobs.pictures import contact_sheet

@@ -23,8 +23,8 @@ from torch.distributed.checkpoint.state_dict import (
 
 from egoexo_xseg import __version__
 from egoexo_xseg.config import TrainConfig
-from egoexo_xseg.data.submission import written_whole
 from egoexo_xseg.errors import CheckpointError, XsegError
+from egoexo_xseg.files import written_whole
 from egoexo_xseg.model.checkpoint import save_checkpoint
 from egoexo_xseg.model.folders import clear_abandoned
 from egoexo_xseg.model.objective import Objective

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from egoexo_xseg.files import file_digest
+
 
 @contextmanager
 def whole_folder(target: Path, replaced: bool = False) -> Iterator[Path]:
@@ -51,7 +53,5 @@ def hash_files(paths: Iterable[Path]) -> str:
     """SHA-256 over names and contents of a folder's files, in whatever order they are given."""
     digest = hashlib.sha256()
     for path in sorted(paths):
-        with path.open("rb") as file:
-            own = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{path.name} {own}\n".encode())
+        digest.update(f"{path.name} {file_digest(path)}\n".encode())
     return digest.hexdigest()
