@@ -65,7 +65,9 @@ def unroll(segmenter: CrossViewModel, batch: Batch, encoding: Encoding) -> Canva
         segmenter.pixel_decoder(tuple(level[targets[start : start + at_once]] for level in encoding.features))
         for start in range(0, len(targets), at_once)
     ]
-    memory = tuple(torch.cat(scale) for scale in zip(*(memory for _, memory in parts), strict=True))
+    scales = zip(*(memory for _, memory in parts), strict=True)
+    # Place by place, as the pixel decoder left it and the mask decoder reads it.
+    memory = tuple(torch.cat([x.permute(0, 2, 3, 1) for x in scale]).permute(0, 3, 1, 2) for scale in scales)
     return Canvas(torch.cat([features for features, _ in parts]), memory, tuple(own.tolist()))
 
 
