@@ -139,3 +139,11 @@ def test_drawn_moments_are_kept_without_masks_which_are_those_of_the_scene(few):
     for label, query, target in zip(seen, moment.query_masks, moment.target_masks, strict=True):
         assert np.array_equal(query, pair.exo_instances == label)
         assert np.array_equal(target, pair.ego_instances == label)
+
+
+def test_nothing_is_drawn_sharper_than_small_videos_are():
+    scene = make_scene(3, exo_cameras=1)
+    (pair,) = draw_pairs(scene, 0, 1024)
+    assert pair.ego_image.shape == (448, 448, 3) and pair.exo_image.shape == (448, 796, 3)
+    (pair,) = draw_pairs(scene, 0, 64)
+    assert pair.ego_image.shape == (64, 64, 3) and pair.exo_image.shape == (36, 64, 3)

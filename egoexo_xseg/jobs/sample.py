@@ -22,7 +22,7 @@ from egoexo_xseg.files import written_whole
 from egoexo_xseg.parallel import map_processes
 from egoexo_xseg.progress import track
 from egoexo_xseg.world.camera import Camera
-from egoexo_xseg.world.draws import world_seed
+from egoexo_xseg.world.draws import SMALL_SIDE, world_seed
 from egoexo_xseg.world.recording import FPS, Cast, SampleFigures, cast_masks
 from egoexo_xseg.world.render import render
 from egoexo_xseg.world.scene import Scene, make_scene
@@ -33,7 +33,6 @@ EGO_HW = (1408, 1408)
 EXO_HWS = ((2160, 3840), (1520, 2704))
 """Original sizes: takes alternate between them."""
 
-SMALL_SIDE = 448
 SECONDS = range(8, 14)
 """How long takes are; each second has one annotated frame."""
 

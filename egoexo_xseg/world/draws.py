@@ -13,6 +13,9 @@ from egoexo_xseg.world.render import render
 from egoexo_xseg.world.scene import Scene
 from egoexo_xseg.world.things import Thing
 
+SMALL_SIDE = 448
+"""Of the small videos, the shorter one: what is drawn sharper than they are looks like no recording."""
+
 MIN_SHARE = 0.0004
 """Of the image: whatever shows less of itself counts as absent."""
 
@@ -37,8 +40,9 @@ def world_seed(*names: object) -> int:
 
 
 def view_hw(camera: Camera, long_side: int) -> tuple[int, int]:
-    """The size of a camera's image whose longer side is given."""
-    return (long_side, long_side) if camera.aspect == 1 else (round(long_side * camera.aspect), long_side)
+    """The size of a camera's image whose longer side is given, or that of its small video where that is smaller."""
+    long_side = min(long_side, int(SMALL_SIDE / camera.aspect))
+    return round(long_side * camera.aspect), long_side
 
 
 def without_slivers(instances: UInt8[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:
