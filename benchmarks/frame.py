@@ -192,16 +192,14 @@ def watched(segmenter: CrossViewModel, gauge: Callable[[], float]) -> Iterator[d
         delattr(getattr(segmenter, part), method)
 
 
-def matrix_rate(device: str, dtype: torch.dtype) -> float:
-    """Operations a second of a large matrix product, two for each multiplication with its addition.
-
-    The faster of torch's own and the model's way.
-    """
+def matrix_rates(device: str, dtype: torch.dtype) -> dict[str, float]:
+    """Operations a second of a large matrix product, torch's own way and the model's, two for each multiplication
+    with its addition."""
     size = 8192 if device == "cuda" else 4096
     a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
     with torch.inference_mode():
-        ways = [lambda: torch.mm(a, b), lambda: precision.linear(a, b, None)]
-        return max(2 * size**3 / timed(way, device, 5).wall for way in ways)
+        ways = {"torch's": lambda: torch.mm(a, b), "the model's": lambda: precision.linear(a, b, None)}
+        return {name: 2 * size**3 / timed(way, device, 5).wall for name, way in ways.items()}
 
 
 @dataclass
@@ -242,14 +240,16 @@ class Work:
             work()
         if self.device == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        before = matrix_rate(self.device, segmenter.dtype)
+        before = matrix_rates(self.device, segmenter.dtype)
         with watched(segmenter, self.clock) as seconds:  # of all tries
             took = timed(work, self.device, self.repeat)
         # The machine may have been busy with something else at one of both times.
-        rate, count = max(before, matrix_rate(self.device, segmenter.dtype)), len(self.records)
+        after, count = matrix_rates(self.device, segmenter.dtype), len(self.records)
+        rates = {name: max(before[name], after[name]) for name in before}
+        rate = max(rates.values())
         found = took.per(count) | {
             "operations a record": sum(operations.values()) / count,
-            "operations a second of a matrix product": rate,
+            **{f"operations a second of {name} matrix product": each for name, each in rates.items()},
             "share of it": sum(operations.values()) / rate / took.wall,
         }
         for name, spent in seconds.items():

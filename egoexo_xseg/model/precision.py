@@ -46,7 +46,7 @@ def linear(
     """An affine map in the weight's type, and one of `ACTIVATIONS`.
 
     Prediction on a CPU has oneDNN do both in one pass, by the operator that torch's compiler uses. `F.linear` takes MKL
-    for float32, whose products are a fifth slower on AMD's processors.
+    for float32, whose products are slower on AMD's processors.
     """
     x = fitting(x, weight)
     if fuses(x, weight):
