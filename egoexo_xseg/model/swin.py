@@ -55,31 +55,31 @@ class Windows:
     """Windows of each kind: four if the map is shifted, else one."""
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=128)
 def cut_windows(batch: int, hw: tuple[int, int], window: int, shift: int, device: torch.device) -> Windows:
     """Maps are padded to whole windows, then shifted cyclically."""
     with torch.inference_mode(False):
         (H, W), (bottom, right) = hw, padding(hw, window)
-        rows = torch.arange(H * W, device=device).view(1, H, W, 1)
+        rows = torch.arange(H * W, dtype=torch.int32).view(1, H, W, 1)
         rows = F.pad(rows, (0, 0, 0, right, 0, bottom), value=-1)
         rows = split_windows(rows.roll((-shift, -shift), (1, 2)), window)[..., 0]  # (M, A)
-        kinds = window_kinds(hw, window, device) if shift else torch.zeros_like(rows[:, 0])  # (M)
-        offsets = torch.arange(batch, device=device)[:, None, None] * (H * W)
+        kinds = window_kinds(hw, window) if shift else torch.zeros(len(rows))  # (M)
+        firsts = torch.arange(batch, dtype=torch.int32)[:, None, None] * (H * W)  # each map's first row
         parts = [
-            torch.where(own < 0, own, own + offsets).flatten()
+            torch.where(own < 0, own, own + firsts).flatten()
             for own in (rows[kinds == kind] for kind in range(4 if shift else 1))
         ]
-        into = torch.cat(parts)
-        back = into.new_empty(batch * H * W)
-        inside = (into >= 0).nonzero()[:, 0]
-        back[into[inside]] = inside
-        counts = tuple(len(part) // window**2 for part in parts)
-        return Windows(into.clamp(min=0), (into < 0).nonzero()[:, 0], back, counts)
+        into = torch.cat(parts)  # (P)
+        real = (into >= 0).nonzero()[:, 0].int()
+        back = torch.empty_like(real)
+        back[into[real]] = real
+        tables = (into.clamp(min=0), (into < 0).nonzero()[:, 0].int(), back)
+        return Windows(*(table.to(device) for table in tables), counts=tuple(len(own) // window**2 for own in parts))
 
 
-def window_kinds(hw: tuple[int, int], window: int, device: torch.device) -> Int[Tensor, " M"]:
+def window_kinds(hw: tuple[int, int], window: int) -> Int[Tensor, " M"]:
     """For each window of a map: 0, plus 1 in the last column, plus 2 in the last row."""
-    rows, columns = (torch.arange(-(-side // window), device=device) for side in hw)
+    rows, columns = (torch.arange(-(-side // window)) for side in hw)
     return (2 * (rows == rows[-1])[:, None] + (columns == columns[-1])).flatten()
 
 
