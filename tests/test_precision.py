@@ -6,10 +6,14 @@ import pytest
 import torch
 from released_parts import relative_error
 from torch import nn
+from transformers import PhiModel
 
 from egoexo_xseg.model import precision
+from egoexo_xseg.model.configuration import released_phi
 from egoexo_xseg.model.precision import ACTIVATIONS, Conv2d, GroupNorm, LayerNorm, Linear, full
+from egoexo_xseg.model.segmenter import hasten
 
+PHI = released_phi(hidden_size=64, intermediate_size=128, num_hidden_layers=6, num_attention_heads=4, vocab_size=10)
 LAYERS = [
     (Linear, nn.Linear, (8, 6), (2, 3, 8)),
     (Conv2d, nn.Conv2d, (8, 6, 3), (2, 8, 5, 4)),
@@ -87,3 +91,19 @@ def test_prediction_on_a_cpu_multiplies_by_onednn():
         assert not precision.fuses(x, layer.weight)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not precision.fuses(x, layer.weight)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_language_model_adds_in_float32(dtype):
+    torch.manual_seed(0)
+    theirs = PhiModel(PHI).eval().to(dtype).float()  # numbers that the type holds
+    ours = hasten(PhiModel(PHI).eval())
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(2, 9, 64).to(dtype).float()
+    exact = theirs(inputs_embeds=x).last_hidden_state
+    torch.testing.assert_close(ours(inputs_embeds=x).last_hidden_state, exact)
+    found = ours.to(dtype)(inputs_embeds=x).last_hidden_state
+    rough = theirs.to(dtype)(inputs_embeds=x.to(dtype)).last_hidden_state.float()
+    assert found.dtype == torch.float32
+    assert (found - exact).square().mean() < 0.5 * (rough - exact).square().mean()

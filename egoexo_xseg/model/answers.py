@@ -15,6 +15,7 @@ from egoexo_xseg.errors import XsegError
 from egoexo_xseg.model.assignment import assign, binarise, margins, score_proposals
 from egoexo_xseg.model.inputs import Batch, Fit, unfit
 from egoexo_xseg.model.mask_decoder import Canvas
+from egoexo_xseg.model.precision import full
 from egoexo_xseg.model.prompts import lay_out
 from egoexo_xseg.model.segmenter import CrossViewModel, Encoding, Reading
 
@@ -85,9 +86,9 @@ def read(segmenter: CrossViewModel, batch: Batch, encoding: Encoding, regions: F
     targets, own = batch.distinct_targets()
     opening = torch.tensor([batch.prompts[0].opening], device=device)  # (1, W)
     cache = DynamicCache(config=language.config)
-    language(inputs_embeds=language.embed_tokens(opening), past_key_values=cache, use_cache=True)
+    language(inputs_embeds=full(language.embed_tokens(opening)), past_key_values=cache, use_cache=True)
     cache.batch_repeat_interleave(len(targets))
-    language(inputs_embeds=encoding.tokens[targets], past_key_values=cache, use_cache=True)
+    language(inputs_embeds=full(encoding.tokens[targets]), past_key_values=cache, use_cache=True)
     cache.batch_select_indices(own.to(device))
     begun = cache.get_seq_length()
 

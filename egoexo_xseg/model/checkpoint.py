@@ -35,8 +35,12 @@ OWN = (*INDEXES, *SINGLES, *WORDS, "config.json", "train.json", "origin.json", "
 
 SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 
-EXACT = ("swin.patch_embed", "pixel_decoder", "mask_decoder")
-"""Parts that stay in float32 where the rest is bfloat16: its 8 bits are too few for the edges of masks."""
+EXACT = (
+    "swin.patch_embed", "projector", "region_heads", "mask_head", "object_head", "caption_head", "fusion",
+    "pixel_decoder", "mask_decoder",
+)  # fmt: skip
+"""Parts that stay in float32 where the rest is bfloat16, whose 8 bits are too few: for the edges of masks, and for what
+costs next to nothing."""
 
 FRESH = ("fusion", "region_heads")
 """Parts that a training may start without."""

@@ -17,7 +17,7 @@ from egoexo_xseg.model.configuration import CrossViewConfig
 from egoexo_xseg.model.inputs import Batch
 from egoexo_xseg.model.mask_decoder import Canvas, Level, MaskDecoder
 from egoexo_xseg.model.pixel_decoder import PixelDecoder
-from egoexo_xseg.model.precision import Linear
+from egoexo_xseg.model.precision import LayerNorm, Linear, full
 from egoexo_xseg.model.projector import Projector
 from egoexo_xseg.model.prompts import Layout, Prompt, lay_out
 from egoexo_xseg.model.swin import Swin
@@ -186,9 +186,9 @@ class CrossViewModel(PreTrainedModel):
         self, layout: Layout, image_tokens: Float[Tensor, "B T D"], regions: Float[Tensor, "B K D"]
     ) -> Float[Tensor, "B L D"]:
         """The language model's input: one gather from the table that `Layout` describes."""
-        words = self.language.embed_tokens(layout.words)  # (B, W, D)
-        masks = self.mask_tokens.expand(len(words), -1, -1)  # (B, N, D)
-        table = torch.cat([words, image_tokens, regions, masks, torch.zeros_like(words[:, :1])], 1)
+        words = full(self.language.embed_tokens(layout.words))  # (B, W, D)
+        masks = full(self.mask_tokens).expand(len(words), -1, -1)  # (B, N, D)
+        table = torch.cat([words, full(image_tokens), full(regions), masks, torch.zeros_like(words[:, :1])], 1)
         return table.gather(1, layout.rows[..., None].expand(-1, -1, table.shape[-1]))  # (B, L, D)
 
     def listen(self, embeddings: Float[Tensor, "B L D"], layout: Layout) -> Float[Tensor, "B L D"]:
@@ -230,12 +230,17 @@ class CrossViewModel(PreTrainedModel):
         return present, (proposals, conditions, real)
 
 
+OURS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: Linear, nn.LayerNorm: LayerNorm}
+"""Layers in place of those that transformers takes."""
+
+
 def hasten(language: PhiModel) -> PhiModel:
-    """Have products and activations computed by our layers, where "gelu_new" is one pass and not eight."""
+    """Have it computed by our layers: half precision multiplies, and no more; "gelu_new" is one pass and not eight."""
     for module in language.modules():
-        if type(module) is nn.Linear:
-            module.__class__ = Linear
+        module.__class__ = OURS.get(type(module), type(module))
     for layer in language.layers:
         if isinstance(layer.mlp.activation_fn, NewGELUActivation):
             layer.mlp.fc1.activation, layer.mlp.activation_fn = "gelu_tanh", nn.Identity()
+    # Queries and keys are turned in the type in which they meet, not in that of the stream that they come from.
+    language.rotary_emb.register_forward_pre_hook(lambda _, given: (given[0].to(language.dtype), *given[1:]))
     return language
