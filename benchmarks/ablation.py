@@ -20,6 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 from scores import SPLIT, WEIGHTS, make_takes, score
 
 from egoexo_xseg.config import TrainConfig
@@ -59,6 +60,18 @@ VARIANTS = {
 }
 """Without captions in training there is nothing to fuse: the base and the alignments alone are asked without them."""
 
+FUSING = ("+ MCFuse, released", "+ MCFuse, per object", "+ both, ours")
+PAIRS = [
+    *(
+        ((name, "right" if own["caption_share"] else "none"), ("base", "none"))
+        for name, own in VARIANTS.items()
+        if own != PLAIN
+    ),
+    *(((name, "right"), (name, told)) for name in FUSING for told in ("none", "shuffled")),
+    (("+ both, ours", "right"), ("+ both, ours, no negatives", "right")),
+]
+"""What is compared with what."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -95,8 +108,8 @@ def main() -> None:
     with written_whole(options.out / f"ablation-{options.seeds}.json") as file:
         json.dump(rows, file, indent=1)
     with written_whole(options.out / f"ablation-{options.seeds}.md") as file:
-        file.write(table(rows))
-    print(table(rows))
+        file.write(f"{table(rows)}\n{differences(rows)}")
+    print(f"{table(rows)}\n{differences(rows)}")
 
 
 Draw = Callable[[DrawnMoments, int, int], list]
@@ -151,9 +164,12 @@ def measure(
     return row
 
 
-def by_take(samples: list[ScoredSample]) -> dict[str, tuple[float, int]]:
-    """Sum of IoU and number of visible objects of each take."""
-    takes: dict[str, tuple[float, int]] = {}
+Takes = dict[str, tuple[float, int]]
+"""Sum of IoU and number of visible objects of each take."""
+
+
+def by_take(samples: list[ScoredSample]) -> Takes:
+    takes: Takes = {}
     for sample in samples:
         if sample.visible:
             total, count = takes.get(sample.take_uid, (0.0, 0))
@@ -175,11 +191,34 @@ def table(rows: list[dict[str, object]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def spell_interval(seeds: list[dict[str, tuple[float, int]]]) -> str:
-    sums = np.array([[sum(own[uid][part] for own in seeds) for part in (0, 1)] for uid in sorted(seeds[0])])  # (T, 2)
-    totals = intervals.total_and_draws(sums)
+def spell_interval(seeds: list[Takes]) -> str:
+    totals = intervals.total_and_draws(sums(seeds))
     value, low, high = intervals.interval(totals[:, 0] / totals[:, 1])
     return f"{value:.3f} ({low:.3f} - {high:.3f})"
+
+
+def differences(rows: list[dict[str, object]]) -> str:
+    """Markdown: what each part changes, mean over seeds, paired by take."""
+    lines = ["| | less | IoU ego2exo | IoU exo2ego |", "|---|---|---|---|"]
+    for one, other in PAIRS:
+        both = [[row for row in rows if (row["variant"], row["told"]) == each] for each in (one, other)]
+        cells = [
+            spell_difference(*([row[direction.value]["takes"] for row in own] for own in both))
+            for direction in Direction
+        ]
+        lines.append(f"| {one[0]} ({one[1]}) | {other[0]} ({other[1]}) | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def spell_difference(seeds: list[Takes], others: list[Takes]) -> str:
+    totals = intervals.total_and_draws(np.concatenate([sums(seeds), sums(others)], 1))
+    value, low, high = intervals.interval(totals[:, 0] / totals[:, 1] - totals[:, 2] / totals[:, 3])
+    return f"{value:+.3f} ({low:+.3f} to {high:+.3f})"
+
+
+def sums(seeds: list[Takes]) -> Float[np.ndarray, "T 2"]:
+    """Of IoU and of visible objects over the seeds, take by take."""
+    return np.array([[sum(own[uid][part] for own in seeds) for part in (0, 1)] for uid in sorted(seeds[0])])
 
 
 if __name__ == "__main__":
