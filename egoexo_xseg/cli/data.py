@@ -152,7 +152,8 @@ def export(records: Path, data: Path, split: str, direction: str, captions: Path
     type=click.Choice(["object", "frame"]),
     default="object",
     show_default=True,
-    help="Once per object and camera, where its mask is largest, or at every query frame (far longer).",
+    help="Once per object and camera, where its mask is largest, or at every query frame (far longer, and no better "
+    "on the sample world).",
 )
 @device_option
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Default: bfloat16 on a GPU, else float32.")
