@@ -1,14 +1,27 @@
-"""Files that are whole or not there, and what tells them apart."""
+"""Files that are whole or not there, what tells them apart, and JSON that may be anything."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
+
+from egoexo_xseg.errors import XsegError
+
+
+def load_json(path: Path, error: type[XsegError]) -> Any:
+    """What a JSON file holds, or an error of the caller's kind that names the file."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise error("no such file", where=path) from None
+    except (ValueError, RecursionError):
+        raise error("not readable as JSON", where=path) from None
 
 
 def file_digest(path: Path) -> str:

@@ -9,7 +9,8 @@ PACKAGE = Path(__file__).parents[1] / "egoexo_xseg"
 
 # From the ground up. A file imports only from rows above its own in this list (below it in the house).
 FLOORS = """
-errors files
+errors
+files
 progress
 parallel
 config

@@ -11,7 +11,7 @@ from transformers import PhiModel
 from egoexo_xseg.model import precision
 from egoexo_xseg.model.configuration import released_phi
 from egoexo_xseg.model.precision import ACTIVATIONS, Conv2d, GroupNorm, LayerNorm, Linear, full
-from egoexo_xseg.model.segmenter import hasten
+from egoexo_xseg.model.segmenter import use_our_layers
 
 PHI = released_phi(hidden_size=64, intermediate_size=128, num_hidden_layers=6, num_attention_heads=4, vocab_size=10)
 LAYERS = [
@@ -98,7 +98,7 @@ def test_prediction_on_a_cpu_multiplies_by_onednn():
 def test_the_language_model_adds_in_float32(dtype):
     torch.manual_seed(0)
     theirs = PhiModel(PHI).eval().to(dtype).float()  # numbers that the type holds
-    ours = hasten(PhiModel(PHI).eval())
+    ours = use_our_layers(PhiModel(PHI).eval())
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(2, 9, 64).to(dtype).float()
     exact = theirs(inputs_embeds=x).last_hidden_state

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from unicodedata import normalize
 from egoexo_xseg.data.annotations import MAX_FRAME, NAME
 from egoexo_xseg.data.captions import MAX_CAPTION
 from egoexo_xseg.errors import AnnotationError, MaskError, XsegError
+from egoexo_xseg.files import load_json
 from egoexo_xseg.masks import Rle, parse_together, rle_area, rle_to_runs
 from egoexo_xseg.records import is_ego
 
@@ -62,10 +62,7 @@ def read_records(path: Path, folder: Path) -> list[Record]:
 
     The first record that is wrong is an AnnotationError with its index.
     """
-    try:
-        rows = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        raise AnnotationError("not readable as JSON", where=path) from None
+    rows = load_json(path, AnnotationError)
     if not isinstance(rows, list):
         raise AnnotationError("not a list of records", where=path, remedy="The raw release is given as its folder")
     root = folder.resolve()

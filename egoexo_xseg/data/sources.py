@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
 from egoexo_xseg.errors import AnnotationError, XsegError
+from egoexo_xseg.files import load_json
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 """What may become part of a path: take uids, take names and cameras, never object ids."""
@@ -15,12 +15,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 
 def read_json(path: Path, error: type[XsegError] = AnnotationError) -> dict[str, Any]:
     """A JSON object, or an error of the caller's kind that names the file."""
-    try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise error("no such file", where=path) from None
-    except (ValueError, RecursionError):
-        raise error("not readable as JSON", where=path) from None
+    value = load_json(path, error)
     if not isinstance(value, dict):
         raise error("the file must hold a JSON object", where=path)
     return value

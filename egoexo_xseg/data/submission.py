@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from egoexo_xseg.errors import SubmissionError
+from egoexo_xseg.files import load_json
 from egoexo_xseg.masks import Rle
 from egoexo_xseg.records import Direction
 
@@ -25,12 +26,7 @@ def pair_key(query_camera: str, target_camera: str) -> str:
 
 def read_submission(path: Path) -> dict[Direction, dict[str, Any]]:
     """Each direction's `results` by take, unchecked below that; a file may hold one direction or both."""
-    try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise SubmissionError("no such file", where=path) from None
-    except (ValueError, RecursionError):
-        raise SubmissionError("not readable as JSON", where=path) from None
+    value = load_json(path, SubmissionError)
     found = {}
     for direction in Direction:
         part = value.get(direction.challenge_key) if isinstance(value, dict) else None

@@ -16,7 +16,7 @@ from egoexo_xseg.data.annotations import Fault, Take, UnreadTake, likely_size, o
 from egoexo_xseg.data.sources import NAME, read_json
 from egoexo_xseg.data.videos import SMALL, STRIDE, Saved, Video, save_frames
 from egoexo_xseg.errors import AnnotationError, MediaError
-from egoexo_xseg.files import written_whole
+from egoexo_xseg.files import load_json, written_whole
 from egoexo_xseg.parallel import map_ahead, map_processes
 from egoexo_xseg.progress import track
 from egoexo_xseg.records import is_ego
@@ -170,12 +170,8 @@ def _annotation_files(raw: Path, split: str | None) -> list[Path]:
 
 def _read_listings(raw: Path) -> dict[str, _Listing]:
     """Takes by uid from takes.json; only those in it are official, but older downloads lack the file."""
-    try:
-        takes = json.loads((raw / "takes.json").read_bytes())
-    except FileNotFoundError:
-        return {}
-    except (ValueError, RecursionError):
-        raise AnnotationError("not readable as JSON", where=raw / "takes.json") from None
+    path = raw / "takes.json"
+    takes = load_json(path, AnnotationError) if path.is_file() else []
     listings = {}
     for take in takes if isinstance(takes, list) else []:
         uid, name = (take.get(key) for key in ("take_uid", "take_name")) if isinstance(take, dict) else (None, None)

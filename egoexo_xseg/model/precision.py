@@ -73,7 +73,7 @@ def onednn() -> tuple[torch.dtype, ...]:
 class Linear(nn.Linear):
     """With one of `ACTIVATIONS` behind it."""
 
-    activation = "none"
+    activation = "none"  # torch's own layers may be turned into this class, and never see its `__init__`
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True, activation: str = "none") -> None:
         super().__init__(in_features, out_features, bias)

@@ -93,7 +93,7 @@ class CrossViewModel(PreTrainedModel):
             out_channels=width,
             stride=config.projector.stride,
         )
-        self.language = hasten(PhiModel(config.language))
+        self.language = use_our_layers(PhiModel(config.language))
         self.mask_tokens = nn.Parameter(torch.zeros(decoder.num_mask_tokens, width))
         self.mask_head = Linear(width, decoder.hidden_dim)
         self.object_head = Linear(width, decoder.hidden_dim)
@@ -234,7 +234,7 @@ OURS: dict[type[nn.Module], type[nn.Module]] = {nn.Linear: Linear, nn.LayerNorm:
 """Layers in place of those that transformers takes."""
 
 
-def hasten(language: PhiModel) -> PhiModel:
+def use_our_layers(language: PhiModel) -> PhiModel:
     """Have it computed by our layers: half precision multiplies, and no more; "gelu_new" is one pass and not eight."""
     for module in language.modules():
         module.__class__ = OURS.get(type(module), type(module))
