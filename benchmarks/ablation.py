@@ -48,6 +48,15 @@ RECIPE = {
 PLAIN = {"alignment": "none", "fusion": "released", "caption_share": 0.0}
 TEXT = {"caption_share": 0.8, "caption_noise": 0.1}
 CONTRAST = {"alignment": "contrast", "alignment_weight": 3.0}
+OURS = PLAIN | TEXT | CONTRAST | {"fusion": "per_object"}
+WITHOUT = {
+    "no negatives": {"negatives": False},
+    "one region map": {"region_levels": ()},
+    "no augmentation": {"augment": False},
+    "always all captions": {"caption_share": 1.0, "caption_noise": 0.0},
+}
+"""What training ours otherwise has: hidden targets, finer region maps, varied pictures, captions that lack or err."""
+
 VARIANTS = {
     "base": PLAIN,
     "+ XObjAlign, released": PLAIN | {"alignment": "released"},
@@ -55,12 +64,12 @@ VARIANTS = {
     "+ MCFuse, released": PLAIN | TEXT,
     "+ MCFuse, per object": PLAIN | TEXT | {"fusion": "per_object"},
     "+ both, released": PLAIN | TEXT | {"alignment": "released"},
-    "+ both, ours": PLAIN | TEXT | CONTRAST | {"fusion": "per_object"},
-    "+ both, ours, no negatives": PLAIN | TEXT | CONTRAST | {"fusion": "per_object", "negatives": False},
+    "+ both, ours": OURS,
+    **{f"+ both, ours, {name}": OURS | changes for name, changes in WITHOUT.items()},
 }
 """Without captions in training there is nothing to fuse: the base and the alignments alone are asked without them."""
 
-FUSING = ("+ MCFuse, released", "+ MCFuse, per object", "+ both, ours")
+FUSING = ("+ MCFuse, released", "+ MCFuse, per object", "+ both, ours", "+ both, ours, one region map")
 PAIRS = [
     *(
         ((name, "right" if own["caption_share"] else "none"), ("base", "none"))
@@ -68,7 +77,7 @@ PAIRS = [
         if own != PLAIN
     ),
     *(((name, "right"), (name, told)) for name in FUSING for told in ("none", "shuffled")),
-    (("+ both, ours", "right"), ("+ both, ours, no negatives", "right")),
+    *((("+ both, ours", told), (f"+ both, ours, {name}", told)) for name in WITHOUT for told in ("none", "right")),
 ]
 """What is compared with what."""
 
