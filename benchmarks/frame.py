@@ -143,7 +143,8 @@ def released_way(segmenter: CrossViewModel, sample: Sample, hw: tuple[int, int])
     masks = unfit(output.mask_logits[0], batch.fits[0], hw)  # (100, H, W)
     scores = (output.condition_logits[0].float().sigmoid() * mask_sureness(masks)).cpu()
     chosen = assign(scores)
-    return Segmentation((masks > 0).cpu()[chosen], scores[:, chosen].diagonal(), scores[:, chosen].diagonal(), chosen)
+    own = scores[:, chosen].diagonal()  # (K,), for want of anything else: the released code knows no margin or likeness
+    return Segmentation((masks > 0).cpu()[chosen], own, own, own, chosen)
 
 
 @dataclass

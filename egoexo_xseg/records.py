@@ -74,8 +74,8 @@ class Prediction:
     """One object's answer in one target frame.
 
     `mask` has the scorer's size; `visibility` is a probability in [0, 1] (JSON `confidence`); `score` is the chosen
-    proposal's raw score and `margin` its lead over the next best (None if the method has no proposals), both in
-    [0, 1], from which visibility is calibrated.
+    proposal's raw score, `margin` its lead over the next best (None if the method has no proposals) and `likeness` how
+    alike object and answer look (None if the method does not tell), all in [0, 1], from which visibility is calibrated.
     """
 
     take_uid: str
@@ -86,7 +86,8 @@ class Prediction:
     mask: Rle
     visibility: float
     score: float
-    margin: float | None
+    margin: float | None = None
+    likeness: float | None = None
 
     @property
     def key(self) -> tuple[str, str, str, str, int]:
@@ -104,13 +105,14 @@ class Prediction:
             "confidence": self.visibility,
             "score": self.score,
         }
-        if self.margin is not None:
-            row["margin"] = self.margin
+        for name in ("margin", "likeness"):
+            if (value := getattr(self, name)) is not None:
+                row[name] = value
         return json.dumps(row, allow_nan=False)
 
     @classmethod
     def from_line(cls, line: str) -> Prediction:
-        """Read a line back; another method's may lack `score`, which is its confidence then, and `margin`."""
+        """Read a line back; another method's may lack margin, likeness, and score, which is its confidence then."""
         prediction = cls.unchecked(line)
         prediction.check_mask()
         return prediction
@@ -144,7 +146,7 @@ class Prediction:
             mask=mask,
             visibility=visibility,
             score=_probability(row, "score", visibility),
-            margin=_probability(row, "margin") if "margin" in row else None,
+            **{name: _probability(row, name) for name in ("margin", "likeness") if name in row},
         )
 
 

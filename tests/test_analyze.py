@@ -113,8 +113,8 @@ def test_visibility_is_calibrated_as_in_predictions(options, tmp_path):
 
     def answer(analyst, take, direction, faults):
         look = next(analyst.iter_looks(take, direction, faults))
-        canvas = analyst.segmenter.unroll(look.batch, look.encoding)
-        predictions = analyst.answer(look, canvas, analyst.read(look, analyst.pool_query(look), None))
+        canvas, regions = analyst.segmenter.unroll(look.batch, look.encoding), analyst.pool_query(look)
+        predictions = analyst.answer(look, regions, canvas, analyst.read(look, regions, None))
         return {"visibility": np.array([prediction.visibility for prediction in predictions])}
 
     options = replace(options, model=str(model), takes=("take-a",), batch_size=1)

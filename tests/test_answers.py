@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from egoexo_xseg.errors import XsegError
 from egoexo_xseg.model import answers
 from egoexo_xseg.model.assignment import assign, score_proposals
 from egoexo_xseg.model.configuration import CrossViewConfig
-from egoexo_xseg.model.inputs import collate
+from egoexo_xseg.model.inputs import Fit, collate
 from egoexo_xseg.model.segmenter import CrossViewModel
 
 SIZES = [(60, 40), (90, 60), (33, 22)]
@@ -67,6 +68,24 @@ def test_answers_are_the_models(changes):
         assert found.proposals.tolist() == chosen.tolist()
         torch.testing.assert_close(found.scores, scores[torch.arange(count), torch.from_numpy(chosen)], **CLOSE)
         assert found.masks.shape == (count, *SIZES[b])
+
+
+@torch.no_grad()
+def test_an_object_looks_like_itself_and_less_like_others(segmenter):
+    """In the very same image; what answers spill into the padding does not count."""
+    batch = collate([make_sample("ego", "ego", [None, None]), make_sample("exo1", "exo1", [None])])
+    wide = Fit.of((60, 120), batch.fits[0].side)
+    batch = replace(batch, fits=(wide, wide))
+    encoding = segmenter.encode(batch.images)
+    regions = segmenter.pool(encoding, batch.query, batch.query_masks)
+    proposals = torch.where(batch.query_masks, 1.0, -1.0)  # (B, K, S, S)
+    assert not batch.query_masks[:, :, wide.fitted_hw[0] :].any()
+    proposals[:, :, wide.fitted_hw[0] :] = 1
+    right = answers.compare(segmenter, batch, encoding, regions, proposals, [np.array([0, 1]), np.array([0])])
+    assert right[0].tolist() == pytest.approx([1, 1]) and float(right[1, 0]) == pytest.approx(1)
+    wrong = answers.compare(segmenter, batch, encoding, regions, proposals, [np.array([1, 0]), np.array([0])])
+    cosine = torch.cosine_similarity(regions[0, 0], regions[0, 1], dim=0)
+    assert wrong[0].tolist() == pytest.approx([float(1 + cosine) / 2] * 2) and float(cosine) < 0.999
 
 
 def test_the_answer_does_not_depend_on_how_many_images_pass_at_once(segmenter, monkeypatch):

@@ -17,19 +17,20 @@ MASK = mask_to_rle(np.eye(4, dtype=bool))
 probabilities = st.floats(0, 1)
 
 
-@given(st.text(max_size=20), st.integers(0, 10**6), probabilities, probabilities, st.none() | probabilities)
-def test_round_trip(object_id, frame, visibility, score, margin):
-    prediction = Prediction("take", object_id, "aria01_214-1", "cam01", frame, MASK, visibility, score, margin)
+@given(st.text(max_size=20), st.integers(0, 10**6), probabilities, probabilities, *[st.none() | probabilities] * 2)
+def test_round_trip(object_id, frame, visibility, score, margin, likeness):
+    prediction = Prediction("take", object_id, "aria01", "cam01", frame, MASK, visibility, score, margin, likeness)
     line = prediction.to_line()
     assert "\n" not in line and Prediction.from_line(line) == prediction
 
 
-def test_other_methods_score_is_their_confidence_and_they_have_no_margin():
-    row = json.loads(Prediction("t", "o", "a", "b", 0, MASK, 0.25, 1.0, 1.0).to_line())
-    del row["score"], row["margin"]
+def test_other_methods_score_is_their_confidence_and_they_tell_nothing_else():
+    row = json.loads(Prediction("t", "o", "a", "b", 0, MASK, 0.25, 1.0, 1.0, 1.0).to_line())
+    del row["score"], row["margin"], row["likeness"]
     prediction = Prediction.from_line(json.dumps(row))
-    assert (prediction.score, prediction.margin) == (0.25, None)
-    assert Prediction.from_line(prediction.to_line()) == prediction and "margin" not in prediction.to_line()
+    assert (prediction.score, prediction.margin, prediction.likeness) == (0.25, None, None)
+    assert Prediction.from_line(prediction.to_line()) == prediction
+    assert not {"margin", "likeness"} & set(json.loads(prediction.to_line()))
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,7 @@ def test_other_methods_score_is_their_confidence_and_they_have_no_margin():
     ],
 )
 def test_faulty_lines(change, problem):
-    row = json.loads(Prediction("t", "o", "a", "b", 0, MASK, 0.25, 1.0, 1.0).to_line())
+    row = json.loads(Prediction("t", "o", "a", "b", 0, MASK, 0.25, 1.0, 1.0, 1.0).to_line())
     with pytest.raises(PredictionError) as caught:
         Prediction.from_line(json.dumps(row | change))
     assert str(caught.value) == problem

@@ -65,7 +65,8 @@ def test_segmentations_of_batches_and_single_records(segmenter):
         assert together.masks.shape == (len(sample.query_masks), *hw)
         assert together.masks.flatten(1).any(1).all()
         assert (together.masks == alone.masks).float().mean() > 0.999  # a pixel may lie on the threshold
-        for scores, expected in ((together.scores, alone.scores), (together.margins, alone.margins)):
+        for name in ("scores", "margins", "likenesses"):
+            scores, expected = getattr(together, name), getattr(alone, name)
             torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-5)
             assert ((scores >= 0) & (scores <= 1)).all()
 

@@ -33,8 +33,8 @@ def drawn(picture: str) -> Rle:
 INSIDE = drawn("..... .##.. .##.. .....")
 
 
-def prediction(score: float = 0.5, margin: float | None = 0.25, mask: Rle = INSIDE) -> Prediction:
-    return Prediction("take", "a cup", "aria01", "cam01", 30, mask, visibility=0.9, score=score, margin=margin)
+def prediction(score: float = 0.5, margin: float | None = 0.25, mask: Rle = INSIDE, like: float | None = 0.8):
+    return Prediction("take", "a cup", "aria01", "cam01", 30, mask, 0.9, score, margin, like)
 
 
 @pytest.mark.parametrize(
@@ -75,7 +75,9 @@ def test_scores_become_bounded_log_odds():
 
 def test_signals_of_a_method_without_proposals():
     assert tuple(measure(prediction(), INSIDE)) == SIGNALS
-    assert tuple(measure(prediction(margin=None), INSIDE)) == tuple(name for name in SIGNALS if name != "margin")
+    assert measure(prediction(), INSIDE)["likeness"] == 0.8
+    own = measure(prediction(margin=None, like=None), INSIDE)
+    assert tuple(own) == tuple(name for name in SIGNALS if name not in ("margin", "likeness"))
 
 
 def test_masks_that_cannot_be_read():

@@ -188,9 +188,9 @@ def predict(direction: str, device: str | None, shard: tuple[int, int], **option
 def calibrate(predictions: Path, source: Path | None, **options: Any) -> None:
     """Calibrate confidences: 0.5 best separates visible from hidden.
 
-    Learns from PREDICTIONS of a validation split, ours or another method's, how scores, margins, sizes and cuts at the
-    image border tell visibility, for each direction. Prints balanced accuracy, log loss and calibration error as
-    predicted and on takes left out of the fit, and draws them beside calibration.json.
+    Learns from PREDICTIONS of a validation split, ours or another method's, how scores, margins, likeness of object and
+    answer, sizes and cuts at the image border tell visibility, for each direction. Prints balanced accuracy, log loss
+    and calibration error as predicted and on takes left out of the fit, and draws them beside calibration.json.
     """
     from egoexo_xseg.jobs.calibrate import CalibrateOptions, recalibrate
     from egoexo_xseg.jobs.calibrate import calibrate as run

@@ -21,7 +21,7 @@ from egoexo_xseg.records import Direction, Prediction
 FILE_NAME = "calibration.json"
 """Within a checkpoint's folder."""
 
-SIGNALS = ("score", "margin", "mask_area", "mask_cut", "query_area", "query_cut")
+SIGNALS = ("score", "margin", "likeness", "mask_area", "mask_cut", "query_area", "query_cut")
 
 LEAST, MOST = 1e-4, 1 - 1e-4
 """Scores beyond are as good as these: their log odds must not outweigh everything else."""
@@ -36,14 +36,16 @@ BOUND = 1e6
 def measure(prediction: Prediction, query_mask: Rle) -> dict[str, float]:
     """The signals of one answer, each on a scale on which log odds are nearly linear.
 
-    `score`: log odds of the raw score. `margin`: its lead over the next proposal, missing if the method tells none.
+    `score`: log odds of the raw score. `margin`: its lead over the next proposal. `likeness`: of object and answer.
+    Both are missing if the method tells none.
     `*_area`: logarithm of the mask's share of its image. `*_cut`: length along the image's border over the root of
     the area, so 0 for a mask that touches none. Raises a MaskError for a mask that cannot be read.
     """
     score = min(max(prediction.score, LEAST), MOST)
     signals = {"score": math.log(score / (1 - score))}
-    if prediction.margin is not None:
-        signals["margin"] = prediction.margin
+    for name in ("margin", "likeness"):
+        if (value := getattr(prediction, name)) is not None:
+            signals[name] = value
     for name, mask in (("mask", prediction.mask), ("query", query_mask)):
         signals[f"{name}_area"], signals[f"{name}_cut"] = _extent(mask)
     return signals
@@ -90,7 +92,7 @@ class VisibilityMap:
     fitted: Mapping[str, Any] = field(default_factory=dict)
 
     def apply(self, prediction: Prediction, query_mask: Rle) -> Prediction:
-        """The same answer, its visibility judged anew; score and margin stay raw."""
+        """The same answer, its visibility judged anew; all else stays as it is."""
         signals = measure(prediction, query_mask)
         missing = [name for name in self.terms if name not in signals]
         if missing:

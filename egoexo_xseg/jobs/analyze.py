@@ -129,10 +129,12 @@ class Analyst:
         batch = replace(look.batch, prompts=tuple(prompts))
         return answers.read(self.segmenter, batch, look.encoding, regions)
 
-    def answer(self, look: Look, canvas: Canvas, reading: Reading) -> Iterator[Prediction]:
+    def answer(
+        self, look: Look, regions: Float[Tensor, "B K D"], canvas: Canvas, reading: Reading
+    ) -> Iterator[Prediction]:
         """What `xseg predict` would write."""
         sizes = [scored_hw(pair.target_hw) for pair in look.pairs]
-        found = answers.choose(self.segmenter, look.batch, canvas, reading, sizes)
+        found = answers.choose(self.segmenter, look.batch, look.encoding, regions, canvas, reading, sizes)
         yield from to_predictions(look.pairs, found, self.calibrations[look.direction])
 
     def target_masks(self, look: Look) -> Bool[Tensor, "B K S S"]:

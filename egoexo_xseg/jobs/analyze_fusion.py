@@ -97,10 +97,11 @@ def _measure(
     answers: list[list[Prediction]] = [[] for _ in weights]
     for look in analyst.iter_looks(take, direction, faults):
         canvas = unroll(analyst.segmenter, look.batch, look.encoding)
-        reading = analyst.read(look, analyst.pool_query(look), captions)
+        regions = analyst.pool_query(look)
+        reading = analyst.read(look, regions, captions)
         for own, weight in zip(answers, weights, strict=True):
             with fusion_weight(analyst.segmenter, weight):
-                own += analyst.answer(look, canvas, reading)
+                own += analyst.answer(look, regions, canvas, reading)
     return score(take, direction, answers)
 
 

@@ -281,9 +281,8 @@ def to_predictions(
     """One per object; uncalibrated, the chosen proposal's score stands for the object's visibility."""
     for pair, answer in zip(pairs, answers, strict=True):
         masks = answer.masks.numpy()
-        for entry, mask, score, margin in zip(
-            pair.objects, masks, answer.scores.tolist(), answer.margins.tolist(), strict=True
-        ):
+        told = (answer.scores.tolist(), answer.margins.tolist(), answer.likenesses.tolist())
+        for entry, mask, score, margin, likeness in zip(pair.objects, masks, *told, strict=True):
             prediction = Prediction(
                 take_uid=pair.take_uid,
                 object_id=entry.object_id,
@@ -294,6 +293,7 @@ def to_predictions(
                 visibility=min(max(score, 0.0), 1.0),
                 score=min(max(score, 0.0), 1.0),
                 margin=margin,
+                likeness=likeness,
             )
             yield calibration.apply(prediction, entry.query_mask) if calibration else prediction
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 from transformers import DynamicCache
@@ -34,13 +35,14 @@ class Segmentation:
     masks: Bool[Tensor, "K H W"]
     scores: Float[Tensor, " K"]
     margins: Float[Tensor, " K"]
+    likenesses: Float[Tensor, " K"]
     proposals: Int64[np.ndarray, " K"]
     """Which proposal each object was given."""
 
 
 @torch.inference_mode()
 def segment(segmenter: CrossViewModel, batch: Batch, sizes: Sequence[tuple[int, int]]) -> list[Segmentation]:
-    """Masks of every record's objects at the wanted (height, width), with scores and margins in [0, 1].
+    """Masks of every record's objects at the wanted (height, width), with scores, margins and likenesses in [0, 1].
 
     Each image is encoded once, each target image drawn on once, and what the language model reads up to the end of an
     image is read once for all records that ask for it.
@@ -48,7 +50,7 @@ def segment(segmenter: CrossViewModel, batch: Batch, sizes: Sequence[tuple[int, 
     encoding = encode(segmenter, batch.images)
     regions = segmenter.pool(encoding, batch.query, batch.query_masks)
     reading = read(segmenter, batch, encoding, regions)
-    return choose(segmenter, batch, unroll(segmenter, batch, encoding), reading, sizes)
+    return choose(segmenter, batch, encoding, regions, unroll(segmenter, batch, encoding), reading, sizes)
 
 
 def encode(segmenter: CrossViewModel, images: UInt8[Tensor, "I 3 S S"]) -> Encoding:
@@ -100,12 +102,18 @@ def read(segmenter: CrossViewModel, batch: Batch, encoding: Encoding, regions: F
 
 
 def choose(
-    segmenter: CrossViewModel, batch: Batch, canvas: Canvas, reading: Reading, sizes: Sequence[tuple[int, int]]
+    segmenter: CrossViewModel,
+    batch: Batch,
+    encoding: Encoding,
+    regions: Float[Tensor, "B K D"],
+    canvas: Canvas,
+    reading: Reading,
+    sizes: Sequence[tuple[int, int]],
 ) -> list[Segmentation]:
     """Propose masks, give each object its own, and resize only those.
 
-    All scores come to the CPU together, and so do all masks: a GPU is waited for twice. Raises an XsegError where a
-    number left the range of the model's type.
+    All scores come to the CPU together, and so do all masks and all likenesses: a GPU is waited for three times. Raises
+    an XsegError where a number left the range of the model's type.
     """
     _, given = segmenter.prepare(batch, reading)
     mask_logits, condition_logits = segmenter.mask_decoder.finish(canvas, *given)
@@ -123,10 +131,38 @@ def choose(
     masks = [
         _resize(mask_logits[b], own, batch.fits[b], hw) for b, (own, hw) in enumerate(zip(chosen, sizes, strict=True))
     ]
+    likenesses = compare(segmenter, batch, encoding, regions, mask_logits, chosen).cpu()
     return [
-        Segmentation(mask, table[torch.arange(len(own)), torch.from_numpy(own)], margins(table, own), own)
-        for mask, table, own in zip(_fetch(masks), tables, chosen, strict=True)
+        Segmentation(
+            mask, table[torch.arange(len(own)), torch.from_numpy(own)], margins(table, own), like[: len(own)], own
+        )
+        for mask, table, like, own in zip(_fetch(masks), tables, likenesses, chosen, strict=True)
     ]
+
+
+def compare(
+    segmenter: CrossViewModel,
+    batch: Batch,
+    encoding: Encoding,
+    regions: Float[Tensor, "B K D"],
+    mask_logits: Float[Tensor, "B N h w"],
+    chosen: Sequence[Int64[np.ndarray, " _"]],
+) -> Float[Tensor, "B K"]:
+    """How alike an object and its answer look: (1 + the cosine of what is seen under both masks) / 2.
+
+    This is what contrastive alignment makes large for two views of one object and small for others; an object that is
+    hidden has an answer that looks like something else. Rows beyond a record's objects mean nothing.
+    """
+    places = torch.zeros(regions.shape[:2], dtype=torch.int64)
+    for row, own in zip(places, chosen, strict=True):
+        row[: len(own)] = torch.from_numpy(own)
+    places = places.to(mask_logits.device, non_blocking=True)
+    masks = mask_logits.gather(1, places[..., None, None].expand(-1, -1, *mask_logits.shape[-2:])) > 0  # (B, K, h, w)
+    for own, fit in zip(masks, batch.fits, strict=True):
+        height, width = fit.on(mask_logits.shape[-1])
+        own[:, height:], own[:, :, width:] = False, False
+    answers = segmenter.pool(encoding, batch.target, masks)
+    return ((1 + F.cosine_similarity(regions.float(), answers.float(), dim=-1)) / 2).clamp(0, 1)
 
 
 def _resize(

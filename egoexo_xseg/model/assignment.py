@@ -20,8 +20,7 @@ def score_proposals(
     decoder's own map within the unpadded area, so that only the chosen proposals are ever resized. What is not a number
     stays so: the reference takes it for 0, and answers with anything.
     """
-    stride = fit.side / mask_logits.shape[-1]
-    height, width = (max(1, round(length / stride)) for length in fit.fitted_hw)
+    height, width = fit.on(mask_logits.shape[-1])
     return condition_logits.float().sigmoid() * mask_sureness(mask_logits[:, :height, :width])  # (K, N)
 
 

@@ -35,6 +35,12 @@ class Fit:
         scale = side / max(height, width)
         return cls(hw, (max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))), side)
 
+    def on(self, cells: int) -> tuple[int, int]:
+        """Height and width of the image on a map of `cells` x `cells` that covers the square."""
+        stride = self.side / cells
+        height, width = (max(1, round(length / stride)) for length in self.fitted_hw)
+        return height, width
+
 
 def fit_image(image: UInt8[np.ndarray, "H W 3"], side: int, pad_value: int) -> UInt8[np.ndarray, "S S 3"]:
     """Resize (PIL's bilinear, which smooths when it shrinks) and pad to the right and below."""
