@@ -117,6 +117,13 @@ def test_numbers_out_of_range_are_an_error(dtype, remedy):
     assert str(fault.value) == f"ego and exo1: scores are not finite. {remedy}"
 
 
+def test_a_likeness_out_of_range_is_an_error(segmenter, monkeypatch):
+    """An answer may lie where the target's features are infinite, while no score is."""
+    monkeypatch.setattr(answers, "compare", lambda *_: torch.full((1, 1), float("nan")))
+    with pytest.raises(XsegError, match="ego and exo1: scores are not finite"):
+        answers.segment(segmenter, collate(SAMPLES[:1]), SIZES[:1])
+
+
 def test_float16_answers_like_float32():
     scene = sample_pair(seed=3)
     objects = [label for label in np.unique(scene.ego_instances) if label][:4]

@@ -122,22 +122,27 @@ def choose(
         real = len(segmenter.mask_tokens) + count * segmenter.config.object_proposals
         tables.append(score_proposals(mask_logits[b, :real], condition_logits[b, :count, :real], batch.fits[b]))
     tables = _fetch(tables)
-    for table, name in zip(tables, batch.names, strict=True):
-        if not table.isfinite().all():
-            half = segmenter.dtype == torch.float16
-            remedy = "Their range is wider in bfloat16" if half else "The checkpoint's weights may be broken"
-            raise XsegError("scores are not finite", where=name, remedy=remedy)
+    _check_finite(segmenter, batch, tables)
     chosen = [assign(table) for table in tables]
     masks = [
         _resize(mask_logits[b], own, batch.fits[b], hw) for b, (own, hw) in enumerate(zip(chosen, sizes, strict=True))
     ]
-    likenesses = compare(segmenter, batch, encoding, regions, mask_logits, chosen).cpu()
+    alike = compare(segmenter, batch, encoding, regions, mask_logits, chosen)  # (B, K)
+    likenesses = _fetch([row[:count] for row, count in zip(alike, batch.num_objects, strict=True)])
+    _check_finite(segmenter, batch, likenesses)
     return [
-        Segmentation(
-            mask, table[torch.arange(len(own)), torch.from_numpy(own)], margins(table, own), like[: len(own)], own
-        )
-        for mask, table, like, own in zip(_fetch(masks), tables, likenesses, chosen, strict=True)
+        Segmentation(mask, table[torch.arange(len(own)), torch.from_numpy(own)], margins(table, own), likeness, own)
+        for mask, table, likeness, own in zip(_fetch(masks), tables, likenesses, chosen, strict=True)
     ]
+
+
+def _check_finite(segmenter: CrossViewModel, batch: Batch, rated: Sequence[Tensor]) -> None:
+    """Refuse what rates a record's answers where it is no number; an XsegError names the record."""
+    for own, name in zip(rated, batch.names, strict=True):
+        if not own.isfinite().all():
+            half = segmenter.dtype == torch.float16
+            remedy = "Their range is wider in bfloat16" if half else "The checkpoint's weights may be broken"
+            raise XsegError("scores are not finite", where=name, remedy=remedy)
 
 
 def compare(
