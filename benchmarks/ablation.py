@@ -42,7 +42,7 @@ SEGMENTING = ("swin", "pixel_decoder", "mask_decoder")
 
 RECIPE = {
     "stage": "2", "batch_size": 8, "lr": 3e-4, "final_lr": 0.03, "warmup": 0.02, "betas": (0.9, 0.98),
-    "weight_decay": 0.02, "num_points": None, "image_size": 192, "keep_last": 1,
+    "weight_decay": 0.02, "num_points": None, "image_size": 192, "crop": 1.0, "keep_last": 1,
 }  # fmt: skip
 
 PLAIN = {"alignment": "none", "fusion": "released", "caption_share": 0.0}
@@ -66,6 +66,7 @@ VARIANTS = {
     "+ both, released": PLAIN | TEXT | {"alignment": "released"},
     "+ both, ours": OURS,
     **{f"+ both, ours, {name}": OURS | changes for name, changes in WITHOUT.items()},
+    "+ both, ours, cut views": OURS | {"crop": 0.5},
 }
 """Without captions in training there is nothing to fuse: the base and the alignments alone are asked without them."""
 
@@ -78,6 +79,7 @@ PAIRS = [
     ),
     *(((name, "right"), (name, told)) for name in FUSING for told in ("none", "shuffled")),
     *((("+ both, ours", told), (f"+ both, ours, {name}", told)) for name in WITHOUT for told in ("none", "right")),
+    *((("+ both, ours, cut views", told), ("+ both, ours", told)) for told in ("none", "right")),
 ]
 """What is compared with what."""
 

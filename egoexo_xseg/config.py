@@ -46,6 +46,7 @@ class TrainConfig:
     caption_share: float = 0.8  # of the records; the others learn to do without
     caption_noise: float = 0.0  # share of captions that are taken away, and of those that become another object's
     augment: bool = True  # both views mirrored, each tinted; the released code does neither
+    crop: float = 1.0  # least share of its height and width to which half of the views are cut; 1: all are whole
     reference_behaviour: bool = False  # frozen parts stay in training mode (drop path, running statistics), as released
     keep_every: int = 500  # steps between checkpoints
     keep_last: int = 2  # states that stay, the newest one included
@@ -158,6 +159,7 @@ RULES: dict[str, Rule] = {
     "caption_share": SHARE,
     "caption_noise": (lambda value: SHARE[0](value) and value <= 0.5, "a number within 0 and 0.5"),
     "augment": FLAG,
+    "crop": (lambda value: SHARE[0](value) and value > 0, "a number above 0 and up to 1"),
     "reference_behaviour": FLAG,
     "keep_every": COUNT,
     "keep_last": COUNT,

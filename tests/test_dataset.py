@@ -12,7 +12,7 @@ import torch
 from egoexo_xseg.config import TrainConfig
 from egoexo_xseg.data import dataset, images
 from egoexo_xseg.data.annotations import open_annotations
-from egoexo_xseg.data.dataset import PairReader, SampleMaker
+from egoexo_xseg.data.dataset import WHOLE, PairReader, SampleMaker, Window
 from egoexo_xseg.data.moments import Moment
 from egoexo_xseg.data.pairs import iter_pairs
 from egoexo_xseg.errors import MediaError
@@ -168,3 +168,43 @@ def test_hidden_targets_take_part_unless_they_must_not():
     assert numbers(make_sample(0, hidden=(1,), negatives=False)) == [0]
     assert make_sample(0, hidden=(0, 1), negatives=False) is None
     assert len(numbers(make_sample(0, most=1))) == 1
+
+
+def test_views_are_cut_with_their_masks_and_objects_outside_are_not_asked_for():
+    counts, shapes = set(), set()
+    for salt in range(40):
+        sample = make_sample(salt, salt, crop=0.5, augment=False)
+        counts.add(len(sample.query_masks))
+        shapes.add(sample.target.fit.hw)
+        for row, number in enumerate(numbers(sample)):
+            for view, masks in ((sample.query, sample.query_masks), (sample.target, sample.target_masks)):
+                sharp = view.image[..., number]
+                assert not masks[row][sharp == 0].any() and (masks[row].any() or not (sharp == 190).any())
+    assert counts == {1, 2} and (SIDE, SIDE) in shapes
+    sides = np.array(sorted(shapes))
+    assert sides.min() < 40 and sides.min() >= SIDE // 2 and (sides[:, 0] != sides[:, 1]).any()
+
+
+def test_records_of_a_batch_share_a_views_cut():
+    one, two = make_sample(0, 7, crop=0.5), make_sample(1, 7, crop=0.5)
+    assert np.array_equal(one.query.image, two.query.image) and np.array_equal(one.target.image, two.target.image)
+    assert one.query.fit.hw != (SIDE, SIDE) or one.target.fit.hw != (SIDE, SIDE)
+
+
+def test_what_is_left_of_an_object_must_be_a_tenth():
+    """Of the first object's eight rows and twelve columns, a window from row 10 on leaves one row, from column 16 none."""
+    moment = make_moment()
+    for top, asked in ((10, [0, 1]), (11, [1])):
+        window = Window(top / SIDE, 0.0, 1 - top / SIDE, 1.0)
+        cut = dataset._crop(moment, window, WHOLE)
+        assert [CAPTIONS.index(caption) for caption in cut.captions] == asked
+    hidden = dataset._crop(moment, WHOLE, Window(0.5, 0.0, 0.5, 1.0))
+    assert hidden.target_masks.any((1, 2)).tolist() == [True, False] and len(hidden) == 2
+
+
+def test_a_window_cuts_the_same_part_out_of_any_size():
+    image = np.arange(40).reshape(4, 10)
+    window = Window(0.25, 0.3, 0.5, 0.4)
+    assert window.cut(image).tolist() == [[13, 14, 15, 16], [23, 24, 25, 26]]
+    assert window.cut(np.zeros((400, 100, 3))).shape == (200, 40, 3)
+    assert Window(0.999, 0.4, 0.001, 0.01).cut(image).tolist() == [[34]]  # never nothing

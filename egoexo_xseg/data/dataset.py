@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import zlib
 from collections import OrderedDict
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, UInt8
+from jaxtyping import Bool, Shaped, UInt8
 
 from egoexo_xseg.config import TrainConfig
 from egoexo_xseg.data.images import frame_path, read_image
@@ -64,6 +65,29 @@ def _keep(shelf: OrderedDict, key: object, value: object, most: int) -> None:
     shelf[key] = value
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """An upright part of an image, as shares of its height and width, so that any size of the image has it."""
+
+    top: float
+    left: float
+    height: float
+    width: float
+
+    def cut(self, image: Shaped[np.ndarray, "H W *_"]) -> Shaped[np.ndarray, "h w *_"]:
+        """Its pixels, of which there is at least one."""
+        height, width = image.shape[:2]
+        return image[_span(self.top, self.height, height), _span(self.left, self.width, width)]
+
+
+def _span(start: float, length: float, pixels: int) -> slice:
+    first = min(round(start * pixels), pixels - 1)
+    return slice(first, max(first + 1, round((start + length) * pixels)))
+
+
+WHOLE = Window(0.0, 0.0, 1.0, 1.0)
+
+
 class SampleMaker:
     """Turns moments into the model's input, varied as training wants it."""
 
@@ -75,6 +99,8 @@ class SampleMaker:
 
         Views are varied by `salt` and their name: records of one batch that share a view share its image.
         """
+        names = [f"{moment.place}, {camera}" for camera in moment.cameras]
+        moment = _crop(moment, *(self._window(name, salt) for name in names))
         rows = rng.permutation(len(moment))
         if not self.config.negatives:
             rows = rows[moment.target_masks[rows].any((1, 2))]
@@ -85,14 +111,22 @@ class SampleMaker:
         captions = [self._vary(moment.captions, row, rng) if told else None for row in range(len(moment))]
         mirrored = self.config.augment and bool(zlib.crc32(f"{salt} {moment.place}".encode()) & 1)
         query, target = (
-            self._view(f"{moment.place}, {camera}", image, mirrored, salt)
-            for camera, image in zip(moment.cameras, (moment.query_image, moment.target_image), strict=True)
+            self._view(name, image, mirrored, salt)
+            for name, image in zip(names, (moment.query_image, moment.target_image), strict=True)
         )
         masks = [
             np.stack([fit_mask(_mirror(mask, mirrored), self.side) for mask in own])
             for own in (moment.query_masks, moment.target_masks)
         ]
         return Sample(query, target, masks[0], self.prompts.build(captions), masks[1], moment.recording)
+
+    def _window(self, name: str, salt: int) -> Window:
+        """What is shown of a view: half of the time all of it, else any part that is not too small."""
+        rng = np.random.default_rng([salt, zlib.crc32(name.encode()), 1])
+        if self.config.crop == 1 or rng.random() < 0.5:
+            return WHOLE
+        height, width = rng.uniform(self.config.crop, 1, 2)
+        return Window(float(rng.uniform(0, 1 - height)), float(rng.uniform(0, 1 - width)), float(height), float(width))
 
     def _view(self, name: str, image: UInt8[np.ndarray, "H W 3"], mirrored: bool, salt: int) -> View:
         if self.config.augment:
@@ -110,6 +144,24 @@ class SampleMaker:
         others = captions[:row] + captions[row + 1 :]
         wrong = luck < 2 * self.config.caption_noise and others
         return others[int(rng.integers(len(others)))] if wrong else captions[row]
+
+
+def _crop(moment: Moment, query: Window, target: Window) -> Moment:
+    """The part of both views within the windows, and the objects that the query view still shows there.
+
+    An object of which less than a tenth is left is as good as gone.
+    """
+    if query is target is WHOLE:
+        return moment
+    masks = []
+    for own, window in ((moment.query_masks, query), (moment.target_masks, target)):
+        left = window.cut(own.transpose(1, 2, 0)).transpose(2, 0, 1)  # (K, h, w)
+        masks.append(left & (10 * left.sum((1, 2)) >= own.sum((1, 2)))[:, None, None])
+    images = query.cut(moment.query_image), target.cut(moment.target_image)
+    cropped = replace(
+        moment, query_image=images[0], target_image=images[1], query_masks=masks[0], target_masks=masks[1]
+    )
+    return cropped.take(masks[0].any((1, 2)).nonzero()[0].tolist())
 
 
 def _mirror(image: np.ndarray, mirrored: bool) -> np.ndarray:

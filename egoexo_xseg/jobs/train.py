@@ -314,7 +314,8 @@ def _open_moments(
     if annotations is None:
         # Where one process does all, drawing costs as much as learning; beside a GPU, nobody keeps what is drawn.
         showings = 2 if processes.device.type == "cpu" else 1
-        return DrawnMoments(options.config, side, processes.count, showings)
+        sharp = round(side / options.config.crop)  # as what is cut out of it is shown
+        return DrawnMoments(options.config, sharp, processes.count, showings)
     index = options.out / f"records-{processes.rank}.jsonl"
     return PreparedMoments(annotations, options.config, index, captions)
 
