@@ -42,7 +42,7 @@ SEGMENTING = ("swin", "pixel_decoder", "mask_decoder")
 
 RECIPE = {
     "stage": "2", "batch_size": 8, "lr": 3e-4, "final_lr": 0.03, "warmup": 0.02, "betas": (0.9, 0.98),
-    "weight_decay": 0.02, "num_points": None, "image_size": 192, "crop": 1.0, "keep_last": 1,
+    "weight_decay": 0.02, "num_points": None, "image_size": 192, "keep_last": 1,
 }  # fmt: skip
 
 PLAIN = {"alignment": "none", "fusion": "released", "caption_share": 0.0}

@@ -192,10 +192,10 @@ def test_records_of_a_batch_share_a_views_cut():
 
 
 def test_what_is_left_of_an_object_must_be_a_tenth():
-    """Of the first object's eight rows and twelve columns, a window from row 10 on leaves one row, from column 16 none."""
+    """Of the first object's 8 x 12 pixels (rows 3 to 10, columns 5 to 16), a window leaves ten, and then nine."""
     moment = make_moment()
-    for top, asked in ((10, [0, 1]), (11, [1])):
-        window = Window(top / SIDE, 0.0, 1 - top / SIDE, 1.0)
+    for left, asked in ((7, [0, 1]), (8, [1])):
+        window = Window(10 / SIDE, left / SIDE, 1 - 10 / SIDE, 1 - left / SIDE)
         cut = dataset._crop(moment, window, WHOLE)
         assert [CAPTIONS.index(caption) for caption in cut.captions] == asked
     hidden = dataset._crop(moment, WHOLE, Window(0.5, 0.0, 0.5, 1.0))

@@ -427,3 +427,10 @@ def test_processes_beside_a_gpu_read_the_same_batches(tiny_model):
     for own, other in zip(here, beside, strict=True):
         assert own.names == other.names
         assert torch.equal(own.images, other.images) and torch.equal(own.target_masks, other.target_masks)
+
+
+def test_drawn_scenes_are_as_sharp_as_what_is_cut_out_of_them(tmp_path):
+    here = Processes(0, 1, torch.device("cpu"))
+    for crop, side in ((1.0, 64), (0.5, 128)):
+        options = TrainOptions("start", tmp_path, TrainConfig(steps=1, crop=crop))
+        assert job._open_moments(options, None, None, 64, here).side == side

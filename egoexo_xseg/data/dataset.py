@@ -122,8 +122,10 @@ class SampleMaker:
 
     def _window(self, name: str, salt: int) -> Window:
         """What is shown of a view: half of the time all of it, else any part that is not too small."""
+        if self.config.crop == 1:
+            return WHOLE
         rng = np.random.default_rng([salt, zlib.crc32(name.encode()), 1])
-        if self.config.crop == 1 or rng.random() < 0.5:
+        if rng.random() < 0.5:
             return WHOLE
         height, width = rng.uniform(self.config.crop, 1, 2)
         return Window(float(rng.uniform(0, 1 - height)), float(rng.uniform(0, 1 - width)), float(height), float(width))
@@ -149,7 +151,7 @@ class SampleMaker:
 def _crop(moment: Moment, query: Window, target: Window) -> Moment:
     """The part of both views within the windows, and the objects that the query view still shows there.
 
-    An object of which less than a tenth is left is as good as gone.
+    An object of which less than a tenth is left is as good as gone: nobody could tell what it is.
     """
     if query is target is WHOLE:
         return moment
