@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from egoexo_xseg.errors import XsegError
+from egoexo_xseg.files import load_json
 
 STAGES = ("1", "2", "all")
 DIRECTIONS = ("ego2exo", "exo2ego", "both")
@@ -83,10 +83,7 @@ class TrainConfig:
         """The defaults, changed by a JSON file, changed by what is given here and not None."""
         values: Any = {}
         if path is not None:
-            try:
-                values = json.loads(path.read_bytes())
-            except (OSError, ValueError, RecursionError):
-                raise XsegError("not readable as JSON", where=path) from None
+            values = load_json(path, XsegError)
         if not isinstance(values, dict):
             raise XsegError("a training configuration must be a JSON object", where=path)
         values |= {name: value for name, value in changes.items() if value is not None}

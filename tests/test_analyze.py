@@ -30,7 +30,7 @@ def options(analyze_options):
 
 def look_only(analyst, take, direction, faults):
     looks = analyst.iter_looks(take, direction, faults)
-    return {"looks": np.array([float(look.encoding.tokens.sum()) for look in islice(looks, 2)])}
+    return {"looks": np.array([float(look.sight.encoding.tokens.sum()) for look in islice(looks, 2)])}
 
 
 def count_batches(analyst, take, direction, faults):
@@ -113,8 +113,8 @@ def test_visibility_is_calibrated_as_in_predictions(options, tmp_path):
 
     def answer(analyst, take, direction, faults):
         look = next(analyst.iter_looks(take, direction, faults))
-        canvas, regions = analyst.segmenter.unroll(look.batch, look.encoding), analyst.pool_query(look)
-        predictions = analyst.answer(look, regions, canvas, analyst.read(look, regions, None))
+        canvas = analyst.segmenter.unroll(look.sight.batch, look.sight.encoding)
+        predictions = analyst.answer(look, canvas, analyst.read(look, None))
         return {"visibility": np.array([prediction.visibility for prediction in predictions])}
 
     options = replace(options, model=str(model), takes=("take-a",), batch_size=1)

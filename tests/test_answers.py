@@ -46,7 +46,7 @@ def test_reading_in_parts_is_reading_at_once(fusion):
     encoding = segmenter.encode(batch.images)
     regions = segmenter.pool(encoding, batch.query, batch.query_masks)
     whole = segmenter.read(batch.prompts, encoding.tokens[list(batch.target)], regions)
-    parts = answers.read(segmenter, batch, encoding, regions)
+    parts = answers.read(segmenter, answers.Sight(batch, encoding, regions))
     torch.testing.assert_close(parts.masks, whole.masks, **CLOSE)
     torch.testing.assert_close(parts.captions, whole.captions, **CLOSE)
     assert torch.equal(parts.captioned, whole.captioned)
@@ -78,12 +78,13 @@ def test_an_object_looks_like_itself_and_less_like_others(segmenter):
     batch = replace(batch, fits=(wide, wide))
     encoding = segmenter.encode(batch.images)
     regions = segmenter.pool(encoding, batch.query, batch.query_masks)
+    sight = answers.Sight(batch, encoding, regions)
     proposals = torch.where(batch.query_masks, 1.0, -1.0)  # (B, K, S, S)
     assert not batch.query_masks[:, :, wide.fitted_hw[0] :].any()
     proposals[:, :, wide.fitted_hw[0] :] = 1
-    right = answers.compare(segmenter, batch, encoding, regions, proposals, [np.array([0, 1]), np.array([0])])
+    right = answers.compare(segmenter, sight, proposals, [np.array([0, 1]), np.array([0])])
     assert right[0].tolist() == pytest.approx([1, 1]) and float(right[1, 0]) == pytest.approx(1)
-    wrong = answers.compare(segmenter, batch, encoding, regions, proposals, [np.array([1, 0]), np.array([0])])
+    wrong = answers.compare(segmenter, sight, proposals, [np.array([1, 0]), np.array([0])])
     cosine = torch.cosine_similarity(regions[0, 0], regions[0, 1], dim=0)
     assert wrong[0].tolist() == pytest.approx([float(1 + cosine) / 2] * 2) and float(cosine) < 0.999
 

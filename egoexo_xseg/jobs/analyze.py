@@ -28,6 +28,7 @@ from egoexo_xseg.jobs.manifest import settle_folder, versions
 from egoexo_xseg.jobs.predict import DTYPES, Fault, PredictOptions, Predictor, to_predictions
 from egoexo_xseg.masks import rle_to_mask, scored_hw
 from egoexo_xseg.model import answers
+from egoexo_xseg.model.answers import Sight
 from egoexo_xseg.model.checkpoint import checkpoint_hash
 from egoexo_xseg.model.inputs import Batch, Sample, collate, distinct_views, fit_mask
 from egoexo_xseg.model.mask_decoder import Canvas
@@ -74,12 +75,11 @@ class AnalyzeOptions:
 
 @dataclass(frozen=True)
 class Look:
-    """Some pairs of a take and direction as the model takes them, their images encoded."""
+    """Some pairs of a take and direction, and what the model sees of them."""
 
     direction: Direction
     pairs: list[Pair]
-    batch: Batch
-    encoding: Encoding
+    sight: Sight
 
 
 class Analyst:
@@ -99,7 +99,9 @@ class Analyst:
         for found in self.predictor.iter_batches(take, [direction], None, missed):
             samples = [sample for _, sample in found]
             batch = collate(samples).to(self.segmenter.device)
-            yield Look(direction, [pair for pair, _ in found], batch, self._encode(samples, batch))
+            encoding = self._encode(samples, batch)
+            regions = self.segmenter.pool(encoding, batch.query, batch.query_masks)
+            yield Look(direction, [pair for pair, _ in found], Sight(batch, encoding, regions))
         faults += [fault for _, fault in missed]
 
     def _encode(self, samples: Sequence[Sample], batch: Batch) -> Encoding:
@@ -116,35 +118,31 @@ class Analyst:
         features = tuple(torch.cat(level) for level in zip(*(each.features for each in found), strict=True))
         return Encoding(features, torch.cat([each.tokens for each in found]))
 
-    def pool_query(self, look: Look) -> Float[Tensor, "B K D"]:
-        return self.segmenter.pool(look.encoding, look.batch.query, look.batch.query_masks)
-
-    def read(self, look: Look, regions: Float[Tensor, "B K D"], captions: Captions | None) -> Reading:
+    def read(self, look: Look, captions: Captions | None) -> Reading:
         """What the language model makes of the objects, told these captions."""
         prompts = []
         for pair in look.pairs:
             places = [(pair.take_uid, entry.object_id, pair.query_camera, pair.frame) for entry in pair.objects]
             told = [captions.of(*place) if captions else None for place in places]
             prompts.append(self.predictor.prompts.build(told))
-        batch = replace(look.batch, prompts=tuple(prompts))
-        return answers.read(self.segmenter, batch, look.encoding, regions)
+        batch = replace(look.sight.batch, prompts=tuple(prompts))
+        return answers.read(self.segmenter, replace(look.sight, batch=batch))
 
-    def answer(
-        self, look: Look, regions: Float[Tensor, "B K D"], canvas: Canvas, reading: Reading
-    ) -> Iterator[Prediction]:
+    def answer(self, look: Look, canvas: Canvas, reading: Reading) -> Iterator[Prediction]:
         """What `xseg predict` would write."""
         sizes = [scored_hw(pair.target_hw) for pair in look.pairs]
-        found = answers.choose(self.segmenter, look.batch, look.encoding, regions, canvas, reading, sizes)
+        found = answers.choose(self.segmenter, look.sight, canvas, reading, sizes)
         yield from to_predictions(look.pairs, found, self.calibrations[look.direction])
 
     def target_masks(self, look: Look) -> Bool[Tensor, "B K S S"]:
         """The truth, fitted; hidden objects have empty masks."""
-        masks = torch.zeros_like(look.batch.query_masks, device="cpu")
+        query_masks = look.sight.batch.query_masks
+        masks = torch.zeros_like(query_masks, device="cpu")
         for own, pair in zip(masks, look.pairs, strict=True):
             for row, entry in zip(own, pair.objects, strict=False):
                 if entry.target_mask is not None:
                     row[:] = torch.from_numpy(fit_mask(rle_to_mask(entry.target_mask), masks.shape[-1]))
-        return masks.to(look.batch.query_masks.device)
+        return masks.to(query_masks.device)
 
 
 Measure = Callable[[Analyst, Take, Direction, list[str]], Columns]

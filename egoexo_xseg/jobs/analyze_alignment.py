@@ -70,12 +70,11 @@ def _measure(analyst: Analyst, take: Take, direction: Direction, faults: list[st
     """Embeddings of the visible objects: (rows, 2, D), query view first. Captions come later in a prompt."""
     places, embeddings = [], {name: [] for name in EMBEDDINGS}
     for look in analyst.iter_looks(take, direction, faults):
-        batch = look.batch
-        regions = [
-            analyst.segmenter.pool(look.encoding, images, masks)
-            for images, masks in ((batch.query, batch.query_masks), (batch.target, analyst.target_masks(look)))
-        ]
-        conditions = [analyst.read(look, own, None).objects for own in regions]
+        sight = look.sight
+        found = analyst.segmenter.pool(sight.encoding, sight.batch.target, analyst.target_masks(look))
+        regions = [sight.regions, found]
+        looks = (look, replace(look, sight=replace(sight, regions=found)))
+        conditions = [analyst.read(own, None).objects for own in looks]
         for b, pair in enumerate(look.pairs):
             rows = [k for k, entry in enumerate(pair.objects) if entry.visible]
             for name, both in zip(EMBEDDINGS, (regions, conditions), strict=True):

@@ -96,12 +96,10 @@ def _measure(
     weights = _weights(analyst.segmenter, values)
     answers: list[list[Prediction]] = [[] for _ in weights]
     for look in analyst.iter_looks(take, direction, faults):
-        canvas = unroll(analyst.segmenter, look.batch, look.encoding)
-        regions = analyst.pool_query(look)
-        reading = analyst.read(look, regions, captions)
+        canvas, reading = unroll(analyst.segmenter, look.sight), analyst.read(look, captions)
         for own, weight in zip(answers, weights, strict=True):
             with fusion_weight(analyst.segmenter, weight):
-                own += analyst.answer(look, regions, canvas, reading)
+                own += analyst.answer(look, canvas, reading)
     return score(take, direction, answers)
 
 

@@ -69,9 +69,9 @@ def _measure(
 ) -> Columns:
     answers: list[list[Prediction]] = [[] for _ in VARIANTS]
     for look in analyst.iter_looks(take, direction, faults):
-        canvas, regions = unroll(analyst.segmenter, look.batch, look.encoding), analyst.pool_query(look)
+        canvas = unroll(analyst.segmenter, look.sight)
         for own, told in zip(answers, (captions, shuffled, None), strict=True):
-            own += analyst.answer(look, regions, canvas, analyst.read(look, regions, told))
+            own += analyst.answer(look, canvas, analyst.read(look, told))
     columns = score(take, direction, answers)
     if columns:
         places = zip(*(columns[name].tolist() for name in ("object_id", "query_camera", "frame")), strict=True)

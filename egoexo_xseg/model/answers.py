@@ -40,6 +40,15 @@ class Segmentation:
     """Which proposal each object was given."""
 
 
+@dataclass(frozen=True)
+class Sight:
+    """What is seen of a batch before a word is read: its images, encoded, and its query objects, pooled."""
+
+    batch: Batch
+    encoding: Encoding
+    regions: Float[Tensor, "B K D"]
+
+
 @torch.inference_mode()
 def segment(segmenter: CrossViewModel, batch: Batch, sizes: Sequence[tuple[int, int]]) -> list[Segmentation]:
     """Masks of every record's objects at the wanted (height, width), with scores, margins and likenesses in [0, 1].
@@ -48,9 +57,9 @@ def segment(segmenter: CrossViewModel, batch: Batch, sizes: Sequence[tuple[int, 
     image is read once for all records that ask for it.
     """
     encoding = encode(segmenter, batch.images)
-    regions = segmenter.pool(encoding, batch.query, batch.query_masks)
-    reading = read(segmenter, batch, encoding, regions)
-    return choose(segmenter, batch, encoding, regions, unroll(segmenter, batch, encoding), reading, sizes)
+    sight = Sight(batch, encoding, segmenter.pool(encoding, batch.query, batch.query_masks))
+    reading = read(segmenter, sight)
+    return choose(segmenter, sight, unroll(segmenter, sight), reading, sizes)
 
 
 def encode(segmenter: CrossViewModel, images: UInt8[Tensor, "I 3 S S"]) -> Encoding:
@@ -60,12 +69,12 @@ def encode(segmenter: CrossViewModel, images: UInt8[Tensor, "I 3 S S"]) -> Encod
     return Encoding(features, segmenter.projector(features[-1]))
 
 
-def unroll(segmenter: CrossViewModel, batch: Batch, encoding: Encoding) -> Canvas:
+def unroll(segmenter: CrossViewModel, sight: Sight) -> Canvas:
     """`CrossViewModel.unroll`, a few images at a time."""
-    targets, own = batch.distinct_targets()
+    targets, own = sight.batch.distinct_targets()
     at_once = _at_once(segmenter)
     parts = [
-        segmenter.pixel_decoder(tuple(level[targets[start : start + at_once]] for level in encoding.features))
+        segmenter.pixel_decoder(tuple(level[targets[start : start + at_once]] for level in sight.encoding.features))
         for start in range(0, len(targets), at_once)
     ]
     scales = zip(*(memory for _, memory in parts), strict=True)
@@ -78,43 +87,38 @@ def _at_once(segmenter: CrossViewModel) -> int:
     return max(1, PIXELS_AT_ONCE.get(segmenter.device.type, PIXELS_AT_ONCE["cuda"]) // segmenter.config.image_size**2)
 
 
-def read(segmenter: CrossViewModel, batch: Batch, encoding: Encoding, regions: Float[Tensor, "B K D"]) -> Reading:
+def read(segmenter: CrossViewModel, sight: Sight) -> Reading:
     """`CrossViewModel.read` with less to read: the opening words once, then each target image once.
 
     A causal model's keys and values of a beginning do not depend on what follows, so records that begin alike can go
     on from the same ones.
     """
-    language, device = segmenter.language, regions.device
+    language, batch, device = segmenter.language, sight.batch, sight.regions.device
     targets, own = batch.distinct_targets()
     opening = torch.tensor([batch.prompts[0].opening], device=device)  # (1, W)
     cache = DynamicCache(config=language.config)
     language(inputs_embeds=full(language.embed_tokens(opening)), past_key_values=cache, use_cache=True)
     cache.batch_repeat_interleave(len(targets))
-    language(inputs_embeds=full(encoding.tokens[targets]), past_key_values=cache, use_cache=True)
+    language(inputs_embeds=full(sight.encoding.tokens[targets]), past_key_values=cache, use_cache=True)
     cache.batch_select_indices(own.to(device))
     begun = cache.get_seq_length()
 
     layout = lay_out(batch.prompts, 0, len(segmenter.mask_tokens)).after(opening.shape[1]).to(device)
-    rest = segmenter.embed(layout, encoding.tokens[list(batch.target), :0], regions)  # (B, L, D)
+    rest = segmenter.embed(layout, sight.encoding.tokens[list(batch.target), :0], sight.regions)  # (B, L, D)
     attended = torch.cat([layout.attended.new_ones(len(rest), begun), layout.attended], 1)
     hidden = language(inputs_embeds=rest, attention_mask=attended, past_key_values=cache, use_cache=True)
     return segmenter.interpret(hidden.last_hidden_state, layout)
 
 
 def choose(
-    segmenter: CrossViewModel,
-    batch: Batch,
-    encoding: Encoding,
-    regions: Float[Tensor, "B K D"],
-    canvas: Canvas,
-    reading: Reading,
-    sizes: Sequence[tuple[int, int]],
+    segmenter: CrossViewModel, sight: Sight, canvas: Canvas, reading: Reading, sizes: Sequence[tuple[int, int]]
 ) -> list[Segmentation]:
     """Propose masks, give each object its own, and resize only those.
 
     All scores come to the CPU together, and so do all masks and all likenesses: a GPU is waited for three times. Raises
     an XsegError where a number left the range of the model's type.
     """
+    batch = sight.batch
     _, given = segmenter.prepare(batch, reading)
     mask_logits, condition_logits = segmenter.mask_decoder.finish(canvas, *given)
     tables = []
@@ -127,7 +131,7 @@ def choose(
     masks = [
         _resize(mask_logits[b], own, batch.fits[b], hw) for b, (own, hw) in enumerate(zip(chosen, sizes, strict=True))
     ]
-    alike = compare(segmenter, batch, encoding, regions, mask_logits, chosen)  # (B, K)
+    alike = compare(segmenter, sight, mask_logits, chosen)  # (B, K)
     likenesses = _fetch([row[:count] for row, count in zip(alike, batch.num_objects, strict=True)])
     _check_finite(segmenter, batch, likenesses)
     return [
@@ -147,9 +151,7 @@ def _check_finite(segmenter: CrossViewModel, batch: Batch, rated: Sequence[Tenso
 
 def compare(
     segmenter: CrossViewModel,
-    batch: Batch,
-    encoding: Encoding,
-    regions: Float[Tensor, "B K D"],
+    sight: Sight,
     mask_logits: Float[Tensor, "B N h w"],
     chosen: Sequence[Int64[np.ndarray, " _"]],
 ) -> Float[Tensor, "B K"]:
@@ -158,16 +160,16 @@ def compare(
     This is what contrastive alignment makes large for two views of one object and small for others; an object that is
     hidden has an answer that looks like something else. Rows beyond a record's objects mean nothing.
     """
-    places = torch.zeros(regions.shape[:2], dtype=torch.int64)
+    places = torch.zeros(sight.regions.shape[:2], dtype=torch.int64)
     for row, own in zip(places, chosen, strict=True):
         row[: len(own)] = torch.from_numpy(own)
     places = places.to(mask_logits.device, non_blocking=True)
     masks = mask_logits.gather(1, places[..., None, None].expand(-1, -1, *mask_logits.shape[-2:])) > 0  # (B, K, h, w)
-    for own, fit in zip(masks, batch.fits, strict=True):
+    for own, fit in zip(masks, sight.batch.fits, strict=True):
         height, width = fit.on(mask_logits.shape[-1])
         own[:, height:], own[:, :, width:] = False, False
-    answers = segmenter.pool(encoding, batch.target, masks)
-    return ((1 + F.cosine_similarity(regions.float(), answers.float(), dim=-1)) / 2).clamp(0, 1)
+    answers = segmenter.pool(sight.encoding, sight.batch.target, masks)
+    return ((1 + F.cosine_similarity(sight.regions.float(), answers.float(), dim=-1)) / 2).clamp(0, 1)
 
 
 def _resize(
