@@ -156,7 +156,7 @@ RULES: dict[str, Rule] = {
     "caption_share": SHARE,
     "caption_noise": (lambda value: SHARE[0](value) and value <= 0.5, "a number within 0 and 0.5"),
     "augment": FLAG,
-    "crop": (lambda value: SHARE[0](value) and value > 0, "a number above 0 and up to 1"),
+    "crop": (lambda value: SHARE[0](value) and value >= 0.25, "a number within 0.25 and 1"),
     "reference_behaviour": FLAG,
     "keep_every": COUNT,
     "keep_last": COUNT,

@@ -43,10 +43,9 @@ def test_reading_in_parts_is_reading_at_once(fusion):
     segmenter = make_model(fusion=fusion)
     samples = [*SAMPLES, make_sample("exo2", "ego2", ["a bowl"]), make_sample("exo2", "ego", [None])]
     batch = collate(samples)
-    encoding = segmenter.encode(batch.images)
-    regions = segmenter.pool(encoding, batch.query, batch.query_masks)
-    whole = segmenter.read(batch.prompts, encoding.tokens[list(batch.target)], regions)
-    parts = answers.read(segmenter, answers.Sight(batch, encoding, regions))
+    sight = answers.Sight.of(segmenter, batch, segmenter.encode(batch.images))
+    whole = segmenter.read(batch.prompts, sight.encoding.tokens[list(batch.target)], sight.regions)
+    parts = answers.read(segmenter, sight)
     torch.testing.assert_close(parts.masks, whole.masks, **CLOSE)
     torch.testing.assert_close(parts.captions, whole.captions, **CLOSE)
     assert torch.equal(parts.captioned, whole.captioned)
@@ -76,16 +75,14 @@ def test_an_object_looks_like_itself_and_less_like_others(segmenter):
     batch = collate([make_sample("ego", "ego", [None, None]), make_sample("exo1", "exo1", [None])])
     wide = Fit.of((60, 120), batch.fits[0].side)
     batch = replace(batch, fits=(wide, wide))
-    encoding = segmenter.encode(batch.images)
-    regions = segmenter.pool(encoding, batch.query, batch.query_masks)
-    sight = answers.Sight(batch, encoding, regions)
+    sight = answers.Sight.of(segmenter, batch, segmenter.encode(batch.images))
     proposals = torch.where(batch.query_masks, 1.0, -1.0)  # (B, K, S, S)
     assert not batch.query_masks[:, :, wide.fitted_hw[0] :].any()
     proposals[:, :, wide.fitted_hw[0] :] = 1
     right = answers.compare(segmenter, sight, proposals, [np.array([0, 1]), np.array([0])])
     assert right[0].tolist() == pytest.approx([1, 1]) and float(right[1, 0]) == pytest.approx(1)
     wrong = answers.compare(segmenter, sight, proposals, [np.array([1, 0]), np.array([0])])
-    cosine = torch.cosine_similarity(regions[0, 0], regions[0, 1], dim=0)
+    cosine = torch.cosine_similarity(sight.regions[0, 0], sight.regions[0, 1], dim=0)
     assert wrong[0].tolist() == pytest.approx([float(1 + cosine) / 2] * 2) and float(cosine) < 0.999
 
 

@@ -54,7 +54,7 @@ def test_a_file_and_flags(tmp_path):
         ('{"stage": 2}', "stage must be one of 1, 2, all, found 2"),
         ('{"batch_size": 0}', "batch_size must be a whole number above 0, found 0"),
         ('{"negatives": 1}', "negatives must be true or false, found 1"),
-        ('{"crop": 0}', "crop must be a number above 0 and up to 1, found 0"),
+        ('{"crop": 0.2}', "crop must be a number within 0.25 and 1, found 0.2"),  # scenes are drawn 1 / crop as large
         ('{"region_levels": [7]}', "region_levels must be a list of numbers from 0 to 3, found [7]"),
         ('{"fusion": "early"}', "fusion must be released or per_object, found 'early'"),
     ],

@@ -99,9 +99,8 @@ class Analyst:
         for found in self.predictor.iter_batches(take, [direction], None, missed):
             samples = [sample for _, sample in found]
             batch = collate(samples).to(self.segmenter.device)
-            encoding = self._encode(samples, batch)
-            regions = self.segmenter.pool(encoding, batch.query, batch.query_masks)
-            yield Look(direction, [pair for pair, _ in found], Sight(batch, encoding, regions))
+            sight = Sight.of(self.segmenter, batch, self._encode(samples, batch))
+            yield Look(direction, [pair for pair, _ in found], sight)
         faults += [fault for _, fault in missed]
 
     def _encode(self, samples: Sequence[Sample], batch: Batch) -> Encoding:

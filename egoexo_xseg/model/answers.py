@@ -48,6 +48,10 @@ class Sight:
     encoding: Encoding
     regions: Float[Tensor, "B K D"]
 
+    @classmethod
+    def of(cls, segmenter: CrossViewModel, batch: Batch, encoding: Encoding) -> Sight:
+        return cls(batch, encoding, segmenter.pool(encoding, batch.query, batch.query_masks))
+
 
 @torch.inference_mode()
 def segment(segmenter: CrossViewModel, batch: Batch, sizes: Sequence[tuple[int, int]]) -> list[Segmentation]:
@@ -56,8 +60,7 @@ def segment(segmenter: CrossViewModel, batch: Batch, sizes: Sequence[tuple[int, 
     Each image is encoded once, each target image drawn on once, and what the language model reads up to the end of an
     image is read once for all records that ask for it.
     """
-    encoding = encode(segmenter, batch.images)
-    sight = Sight(batch, encoding, segmenter.pool(encoding, batch.query, batch.query_masks))
+    sight = Sight.of(segmenter, batch, encode(segmenter, batch.images))
     reading = read(segmenter, sight)
     return choose(segmenter, sight, unroll(segmenter, sight), reading, sizes)
 
